@@ -1,0 +1,55 @@
+// A Hugging Face checkpoint folder, opened strictly: config.json, model.safetensors or shards with an index.
+// Files are memory-mapped read-only for headers and small tensors; expert bytes are read with pread so that they never
+// count as resident. Const methods may be called from any thread. Refuses what faults.md C1-C3, C6, C14, C15 name.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "common/cluster_map.hpp"
+#include "common/error.hpp"
+#include "model/description.hpp"
+#include "model/safetensors.hpp"
+
+namespace troupe::model {
+
+class checkpoint {
+ public:
+  // Errors list everything that is wrong at once (all missing shards and tensors), as "expected / found".
+  [[nodiscard]] static result<checkpoint> open(const std::filesystem::path& folder);
+
+  checkpoint(checkpoint&&) noexcept;
+  checkpoint& operator=(checkpoint&&) noexcept;
+  ~checkpoint();
+
+  [[nodiscard]] const description& model() const;
+  [[nodiscard]] const std::filesystem::path& folder() const;
+  [[nodiscard]] const std::vector<std::filesystem::path>& files() const;
+
+  // nullptr when no shard holds it.
+  [[nodiscard]] const tensor_info* find_tensor(const std::string& name) const;
+  // A whole tensor converted to f32, for gates, biases and shared experts. not_found names the tensor.
+  [[nodiscard]] result<std::vector<float>> read_f32(const std::string& name) const;
+
+  // Reads all bytes of one bundle, in the layout's order, into `target`. @pre target.size() == layout.bytes()
+  // The file descriptor's pages are dropped from this process afterwards. corrupt on a short read.
+  [[nodiscard]] result<void> read_bundle(const bundle_layout& layout, std::span<std::byte> target) const;
+
+ private:
+  struct state;
+  explicit checkpoint(std::unique_ptr<state> s);
+  std::unique_ptr<state> state_;
+};
+
+// SHA-256 over a bundle's bytes as they stand in the checkpoint, in the layout's order.
+[[nodiscard]] sha256_digest digest_of(std::span<const std::byte> bundle_bytes);
+[[nodiscard]] std::string to_hex(const sha256_digest& digest);
+
+// First NaN or infinity among the bundle's weights: invalid_request naming tensor and element (faults.md C5).
+[[nodiscard]] result<void> check_finite(const bundle_layout& layout, std::span<const std::byte> bundle_bytes);
+
+}  // namespace troupe::model
