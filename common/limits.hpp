@@ -62,6 +62,42 @@ inline constexpr std::chrono::milliseconds shutdown_grace = 10s;
 static_assert(heartbeat_interval * 4 <= heartbeat_suspect_after, "one lost heartbeat must not make a suspect");
 static_assert(heartbeat_suspect_after < heartbeat_lost_after);
 
+// -- coordinator --------------------------------------------------------------------------------------------------
+
+// A pass compares wanted with seen at least this often; events bring it forward.
+inline constexpr std::chrono::milliseconds pass_interval = 500ms;
+// Maps are gathered for this long: a thousand experts becoming ready one by one are not a thousand epochs.
+inline constexpr std::chrono::milliseconds publish_interval = 50ms;
+// Bundles that one node is asked to load at a time: one is read while another is packed.
+inline constexpr std::uint32_t loads_per_node_max = 4;
+// Replicas on their way to an emptier node only for balance, whole cluster.
+inline constexpr std::uint32_t balance_moves_max = 4;
+// A load or free that shows no trace in the inventory is asked for again.
+inline constexpr std::chrono::milliseconds order_resend_after = 1s;
+// A load that has not ended by then counts as failed: the largest bundles take seconds.
+inline constexpr std::chrono::milliseconds load_timeout = 300s;
+// After a failed load the same node is not asked for that expert again: first pause, doubled each time, longest pause.
+inline constexpr std::chrono::milliseconds load_retry_min = 1s;
+inline constexpr std::chrono::milliseconds load_retry_max = 60s;
+// How long the first placement waits for expert nodes that were announced but have not joined.
+inline constexpr std::chrono::milliseconds first_placement_grace = 15s;
+// After a restart, how long nodes may take to report before what they held counts as lost.
+inline constexpr std::chrono::milliseconds restart_grace = 5s;
+// A node that is lost this often within the window is left out for the pause (faults.md P8).
+inline constexpr std::size_t crash_loop_losses = 5;
+inline constexpr std::chrono::milliseconds crash_loop_window = 30s;
+inline constexpr std::chrono::milliseconds quarantine_pause = 60s;
+// After a failed write of its state the coordinator tries again.
+inline constexpr std::chrono::milliseconds store_retry_after = 1s;
+inline constexpr std::chrono::milliseconds store_busy_timeout = 5s;
+// Answers of admin commands kept for repeated ids, and events kept for `troupe events`.
+inline constexpr std::size_t admin_commands_kept_max = 1024;
+inline constexpr std::size_t events_kept_max = 1024;
+// The window of `share` in `expert list`, and its resolution.
+inline constexpr std::chrono::milliseconds traffic_window = 60s;
+inline constexpr std::size_t traffic_window_buckets = 6;
+static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
+
 // -- files --------------------------------------------------------------------------------------------------------
 
 // The reference safetensors parser refuses larger headers.
