@@ -113,5 +113,13 @@ inline constexpr std::size_t http_layer_body_bytes_max = tensor_bytes_max + mib;
 inline constexpr std::size_t http_connections_max = 1024;
 inline constexpr std::chrono::seconds http_header_timeout = 10s;
 inline constexpr std::chrono::seconds http_idle_timeout = 60s;
+// A whole body; each piece of it may take http_header_timeout.
+inline constexpr std::chrono::seconds http_body_timeout = 120s;
+inline constexpr std::chrono::seconds http_write_timeout = 60s;
+// How long a connection that is to be closed is read on, so that the client sees the answer and not a reset.
+inline constexpr std::chrono::seconds http_linger_timeout = 2s;
+// Bodies of all requests that are being received or handled. Past it: 429.
+inline constexpr std::size_t http_body_bytes_total_max = gib;
+static_assert(http_layer_body_bytes_max <= http_body_bytes_total_max);
 
 }  // namespace troupe::limits
