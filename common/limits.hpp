@@ -27,6 +27,20 @@ inline constexpr std::size_t tensor_bytes_max = 256 * mib;
 inline constexpr std::size_t tensor_rank_max = 4;
 // Protobuf nesting. Our deepest message has 5 levels.
 inline constexpr int envelope_depth_max = 16;
+// Whole messages that libzmq queues per peer and direction before a send is refused. Our own senders are bounded in
+// bytes by admission (inflight_bytes_max); this bounds the queue when a peer stops reading.
+inline constexpr int queued_messages_max = 64;
+// ZMTP's own heartbeats notice a vanished machine on every link; ours (below) notice a hung process.
+inline constexpr std::chrono::milliseconds link_heartbeat_interval = 500ms;
+inline constexpr std::chrono::milliseconds link_heartbeat_timeout = 2s;
+inline constexpr std::chrono::milliseconds reconnect_interval_min = 100ms;
+inline constexpr std::chrono::milliseconds reconnect_interval_max = 5s;
+// How long bytes may stay unacknowledged by the peer's kernel before the link is dropped.
+inline constexpr std::chrono::milliseconds tcp_retransmit_timeout = 5s;
+// Connection events that wait for the thread which watches a socket; past it libzmq's I/O thread waits for that thread.
+inline constexpr int link_events_max = 100'000;
+// How long closing a socket may wait until its last messages have left.
+inline constexpr std::chrono::milliseconds linger = 500ms;
 
 // -- requests -----------------------------------------------------------------------------------------------------
 
