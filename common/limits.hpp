@@ -49,6 +49,12 @@ inline constexpr std::uint32_t experts_per_token_max = 64;
 // Rows and bytes admitted and not yet answered, per router and per expert host. Past it: overloaded, at once.
 inline constexpr std::uint64_t inflight_rows_max = 65'536;
 inline constexpr std::uint64_t inflight_bytes_max = 2 * gib;
+// Calls in flight per expert host, so that thousands of one-row calls are bounded too; about 1 KiB each.
+inline constexpr std::size_t inflight_calls_max = 4096;
+// Names of answered calls that an expert host still recognises when they are repeated (faults.md W12); 24 bytes each.
+inline constexpr std::size_t answered_calls_remembered = 16'384;
+// Rows that an expert host merges into one job: beyond it a batch is bound by arithmetic and merging only adds waiting.
+inline constexpr std::uint32_t merged_batch_rows_max = 1024;
 inline constexpr std::chrono::milliseconds request_timeout_default = 30s;
 inline constexpr std::chrono::milliseconds request_timeout_max = 600s;
 // Answers kept for clients that repeat a request id (faults.md W12).
@@ -111,6 +117,20 @@ inline constexpr std::size_t events_kept_max = 1024;
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
 inline constexpr std::size_t traffic_window_buckets = 6;
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
+
+// -- transfers of bundles between expert nodes ---------------------------------------------------------------------
+
+// Large enough that the round trip does not count, small enough that a lost one is cheap.
+inline constexpr std::size_t peer_chunk_bytes = 2 * mib;
+// Chunks asked for and not yet here: fills a 10 Gbit/s link at 10 ms.
+inline constexpr std::size_t peer_chunks_outstanding = 6;
+inline constexpr std::chrono::milliseconds peer_chunk_timeout = 5s;
+// A source is given up after so many chunks without progress; the next source goes on where it stopped.
+inline constexpr std::uint32_t peer_timeouts_max = 3;
+// Whole bundles that a node keeps in memory to answer chunks; further fetches are told to come back.
+inline constexpr std::size_t peer_bundles_open_max = 2;
+inline constexpr std::chrono::milliseconds peer_bundle_idle = 2s;
+inline constexpr std::chrono::milliseconds node_stats_interval = 1s;
 
 // -- files --------------------------------------------------------------------------------------------------------
 
