@@ -1,18 +1,22 @@
 // A Hugging Face checkpoint folder, opened strictly: config.json, model.safetensors or shards with an index.
-// Files are memory-mapped read-only for headers and small tensors; expert bytes are read with pread so that they never
-// count as resident. Const methods may be called from any thread. Refuses what faults.md C1-C3, C6, C14, C15 name.
+// Everything is read by position and nothing is mapped: bytes never count as resident twice, and a file that is
+// truncated meanwhile gives an error, not SIGBUS. Const methods may be called from any thread. Refuses what faults.md
+// C1-C3, C6, C14, C15 name.
 #pragma once
 
 #include <cstddef>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
 #include "model/description.hpp"
+#include "model/gating.hpp"
 #include "model/safetensors.hpp"
 
 namespace troupe::model {
@@ -35,8 +39,12 @@ class checkpoint {
   // A whole tensor converted to f32, for gates, biases and shared experts. not_found names the tensor.
   [[nodiscard]] result<std::vector<float>> read_f32(const std::string& name) const;
 
+  // The parameters of one layer's gate; biases that the family has not stay empty.
+  // invalid_request when one of them is not finite.
+  [[nodiscard]] result<gate_parameters> read_gate(const gating& gate) const;
+
   // Reads all bytes of one bundle, in the layout's order, into `target`. @pre target.size() == layout.bytes()
-  // The file descriptor's pages are dropped from this process afterwards. corrupt on a short read.
+  // Their page cache is given back afterwards. corrupt on a short read.
   [[nodiscard]] result<void> read_bundle(const bundle_layout& layout, std::span<std::byte> target) const;
 
  private:
@@ -48,6 +56,7 @@ class checkpoint {
 // SHA-256 over a bundle's bytes as they stand in the checkpoint, in the layout's order.
 [[nodiscard]] sha256_digest digest_of(std::span<const std::byte> bundle_bytes);
 [[nodiscard]] std::string to_hex(const sha256_digest& digest);
+[[nodiscard]] std::optional<sha256_digest> parse_digest(std::string_view hex);  // nullopt: not 64 hex digits
 
 // First NaN or infinity among the bundle's weights: invalid_request naming tensor and element (faults.md C5).
 [[nodiscard]] result<void> check_finite(const bundle_layout& layout, std::span<const std::byte> bundle_bytes);

@@ -26,13 +26,21 @@ struct routing {
 };
 
 // Which experts may be chosen; empty span: all. mask[e] != 0 means present.
-// A masked expert is taken out where the family's own definition loses it: for `softmax` before the softmax (the
-// remaining probabilities are those of a model that never had the expert), for `sigmoid` and `softmax_of_top_k` before
-// the choice.
+// A masked expert is taken out where the family's own definition loses it, so that the result is that of a model which
+// never had it:
+//   mixtral, qwen2_moe, qwen3_moe, olmoe, deepseek_v2, switch_transformers, vmoe: before the softmax. Without
+//     renormalisation (qwen2_moe, olmoe, deepseek_v2, switch_transformers, vmoe) a mask behind it would leave the
+//     weights too small by the missing experts' share; with it both give the same.
+//   deepseek_v3: before the choice. A sigmoid knows nothing of the other experts.
+//   gpt_oss: before the choice. Its softmax sees the chosen ones only.
+// Groups: a group's score counts its present experts (of one alone: that one), and a group is passed over when keeping
+// it would leave fewer than k present experts in the kept groups. Capacity counts what was chosen under the mask.
 using expert_mask = std::span<const std::uint8_t>;
 
 // logits [T, N] row-major. @pre logits.size() == T * N; mask is empty or N long.
-// unavailable when fewer than k experts can be chosen under the mask and the group rule.
+// Equal scores: the lower index wins.
+// unavailable when fewer than k experts can be chosen under the mask and the group rule; invalid_request naming the row
+// when its logits are not finite.
 [[nodiscard]] result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
                                              std::span<const float> logits, expert_mask mask = {});
 

@@ -1,0 +1,133 @@
+#include "model/families/families.hpp"
+
+#include <algorithm>
+#include <array>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
+
+#include "common/limits.hpp"
+#include "model/families/family.hpp"
+#include "model/json_document.hpp"
+
+namespace troupe::model {
+namespace {
+
+struct family {
+  std::string_view model_type;
+  describe_function describe;
+};
+
+constexpr std::array<family, 9> families{{
+    {"deepseek_v2", describe_deepseek_v2},
+    {"deepseek_v3", describe_deepseek_v3},
+    {"gpt_oss", describe_gpt_oss},
+    {"mixtral", describe_mixtral},
+    {"olmoe", describe_olmoe},
+    {"qwen2_moe", describe_qwen2_moe},
+    {"qwen3_moe", describe_qwen3_moe},
+    {"switch_transformers", describe_switch_transformers},
+    {"vmoe", describe_vmoe},
+}};
+
+result<const family*> find_family(const nlohmann::json& config) {
+  auto type = config.find("model_type");
+  if (type == config.end() || !type->is_string()) {
+    return fail(errc::invalid_request,
+                fmt::format("config.json has no model_type; known ones: {}", fmt::join(known_families(), ", ")));
+  }
+  const auto& name = type->get_ref<const std::string&>();
+  const auto* found = std::ranges::find(families, std::string_view{name}, &family::model_type);
+  if (found == families.end()) {
+    return fail(errc::invalid_request,
+                fmt::format("config.json: unknown architecture, model_type \"{}\"; known ones: {}", printable(name),
+                            fmt::join(known_families(), ", ")));
+  }
+  return found;
+}
+
+// Quantised weights have scales and packed values beside them, which would otherwise show as a pile of wrong shapes.
+result<void> refuse_quantised(const nlohmann::json& config) {
+  auto quantised = config.find("quantization_config");
+  if (quantised == config.end() || quantised->is_null()) return {};
+  std::string method = "an unnamed method";
+  if (quantised->is_object() && quantised->contains("quant_method") && (*quantised)["quant_method"].is_string()) {
+    method = printable((*quantised)["quant_method"].get<std::string>());
+  }
+  return fail(errc::invalid_request,
+              fmt::format("config.json: the weights are quantised ({}); only F32, F16 and BF16 weights can be served, "
+                          "so convert the checkpoint to BF16 and remove quantization_config",
+                          method));
+}
+
+}  // namespace
+
+std::vector<std::string_view> known_families() {
+  std::vector<std::string_view> names;
+  for (const auto& one : families) names.push_back(one.model_type);
+  return names;
+}
+
+result<description> describe(std::string_view config_json, const tensor_index& tensors) {
+  auto config = parse_json(config_json, limits::config_json_bytes_max);
+  if (!config) return fail(config.error().code, "config.json: " + config.error().message);
+  if (!config->is_object()) return fail(errc::invalid_request, "config.json is not a JSON object; repair the file");
+  auto family = find_family(*config);
+  if (!family) return fail(family.error());
+  if (auto plain = refuse_quantised(*config); !plain) return fail(plain.error());
+
+  problem_list problems;
+  config_reader reader{*config, problems};
+  auto model = (*family)->describe(reader, tensors, problems);
+  if (problems.empty() && model.layers.empty()) {
+    problems.add("config.json", "at least one MoE layer", "none: every block is dense");
+  }
+  if (!problems.empty()) {
+    return fail(problems.to_error(fmt::format("{} checkpoint", (*family)->model_type),
+                                  "config.json and the files disagree, or ask for what is not supported"));
+  }
+  model.family = (*family)->model_type;
+  return model;
+}
+
+std::uint32_t read_num_layers(config_reader& config, std::string_view key, std::uint32_t fallback) {
+  return config.count(key, fallback, {1, static_cast<std::uint32_t>(limits::layers_max)});
+}
+
+std::uint32_t read_num_experts(config_reader& config, std::string_view key, std::optional<std::uint32_t> fallback) {
+  return config.count(key, fallback, {1, static_cast<std::uint32_t>(limits::experts_per_layer_max)});
+}
+
+std::uint32_t read_top_k(config_reader& config, std::string_view key, std::optional<std::uint32_t> fallback,
+                         std::uint32_t num_experts) {
+  auto top_k = config.count(key, fallback, {1, limits::experts_per_token_max});
+  if (top_k > num_experts) {
+    config.refuse(key, fmt::format("at most the {} experts", num_experts), fmt::format("{}", top_k));
+  }
+  return top_k;
+}
+
+void expect_silu(config_reader& config) { config.choice("hidden_act", "silu", {"silu", "swish"}); }
+
+std::vector<expert_tensor> gated_experts(const std::string& prefix, std::array<std::string_view, 3> names) {
+  auto before = prefix + ".experts.";
+  std::vector<expert_tensor> tensors;
+  for (auto [role, name] :
+       {std::pair{tensor_role::gate, names[0]}, {tensor_role::up, names[1]}, {tensor_role::down, names[2]}}) {
+    tensors.push_back({.role = role, .before = before, .after = fmt::format(".{}.weight", name)});
+  }
+  return tensors;
+}
+
+shared_expert gated_shared_expert(const std::string& prefix, std::uint32_t width) {
+  shared_expert shared;
+  shared.width = width;
+  shared.gate = prefix + ".gate_proj.weight";
+  shared.up = prefix + ".up_proj.weight";
+  shared.down = prefix + ".down_proj.weight";
+  return shared;
+}
+
+}  // namespace troupe::model

@@ -1,0 +1,26 @@
+// Mixtral: softmax over all experts, top-k, always renormalised. Every block has experts.
+#include <fmt/format.h>
+
+#include "model/families/family.hpp"
+
+namespace troupe::model {
+
+description describe_mixtral(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+  expert_shape shape{.hidden = config.count("hidden_size", 4096), .width = config.count("intermediate_size", 14336)};
+  gating gate;
+  gate.num_experts = read_num_experts(config, "num_local_experts", 8);
+  gate.top_k = read_top_k(config, "num_experts_per_tok", 2, gate.num_experts);
+  gate.renorm = renormalise::always;
+  auto num_layers = read_num_layers(config, "num_hidden_layers", 32);
+  expect_silu(config);
+
+  model_builder model{tensors, problems, shape.hidden};
+  for (std::uint32_t block = 0; block < num_layers && config.sizes_known(); ++block) {
+    auto prefix = fmt::format("model.layers.{}.block_sparse_moe", block);
+    gate.weight = prefix + ".gate.weight";
+    model.add_layer({layer_id::of(block), gate, shape, {}, gated_experts(prefix, {"w1", "w3", "w2"})});
+  }
+  return model.take();
+}
+
+}  // namespace troupe::model

@@ -1,0 +1,26 @@
+// OLMoE: softmax over all experts, top-k, renormalised only if the config says so. Every block has experts.
+#include <fmt/format.h>
+
+#include "model/families/family.hpp"
+
+namespace troupe::model {
+
+description describe_olmoe(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+  expert_shape shape{.hidden = config.count("hidden_size", 2048), .width = config.count("intermediate_size", 2048)};
+  gating gate;
+  gate.num_experts = read_num_experts(config, "num_experts", 64);
+  gate.top_k = read_top_k(config, "num_experts_per_tok", 8, gate.num_experts);
+  gate.renorm = config.flag("norm_topk_prob", false) ? renormalise::always : renormalise::never;
+  auto num_layers = read_num_layers(config, "num_hidden_layers", 16);
+  expect_silu(config);
+
+  model_builder model{tensors, problems, shape.hidden};
+  for (std::uint32_t block = 0; block < num_layers && config.sizes_known(); ++block) {
+    auto prefix = fmt::format("model.layers.{}.mlp", block);
+    gate.weight = prefix + ".gate.weight";
+    model.add_layer({layer_id::of(block), gate, shape, {}, gated_experts(prefix)});
+  }
+  return model.take();
+}
+
+}  // namespace troupe::model
