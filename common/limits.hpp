@@ -42,6 +42,14 @@ inline constexpr int link_events_max = 100'000;
 // How long closing a socket may wait until its last messages have left.
 inline constexpr std::chrono::milliseconds linger = 500ms;
 
+// Threads that wait for sockets look around this often even when nothing wakes them.
+inline constexpr std::chrono::milliseconds idle_poll = 1s;
+inline constexpr std::size_t key_file_bytes_max = 4 * kib;
+// 10,000 keys.
+inline constexpr std::size_t authorized_file_bytes_max = mib;
+// One link's shared memory: room for the rows of several full calls and their answers.
+inline constexpr std::size_t segment_bytes_max = gib;
+
 // -- requests -----------------------------------------------------------------------------------------------------
 
 inline constexpr std::uint32_t rows_per_request_max = 8192;
@@ -78,6 +86,15 @@ inline constexpr std::chrono::milliseconds heartbeat_readmit_after = 2s;
 inline constexpr std::chrono::milliseconds handshake_timeout = 3s;
 inline constexpr std::chrono::milliseconds connect_timeout = 2s;
 inline constexpr std::chrono::milliseconds map_ack_timeout = 2s;
+// Pause of a node between two attempts to reach its coordinator: first, doubled each time, longest. Short, since after
+// a restart the coordinator waits only restart_grace for nodes to report what they hold.
+inline constexpr std::chrono::milliseconds coordinator_retry_min = 50ms;
+inline constexpr std::chrono::milliseconds coordinator_retry_max = 1s;
+// After a refusal that the same request cannot change.
+inline constexpr std::chrono::milliseconds refused_retry = 5s;
+inline constexpr std::chrono::milliseconds coordinator_query_timeout = 5s;
+// Messages of a node that wait for its link to the coordinator.
+inline constexpr std::size_t link_queue_max = 256;
 inline constexpr std::chrono::milliseconds shutdown_grace = 10s;
 static_assert(heartbeat_interval * 4 <= heartbeat_suspect_after, "one lost heartbeat must not make a suspect");
 static_assert(heartbeat_suspect_after < heartbeat_lost_after);
@@ -116,6 +133,7 @@ inline constexpr std::size_t events_kept_max = 1024;
 // The window of `share` in `expert list`, and its resolution.
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
 inline constexpr std::size_t traffic_window_buckets = 6;
+static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
 
 // -- transfers of bundles between expert nodes ---------------------------------------------------------------------

@@ -310,7 +310,7 @@ std::optional<received> receive(socket& from) {
     // Parts of one message arrive together, so only the first can be missing.
     if (zmq_msg_recv(part.handle(), from.handle(), ZMQ_DONTWAIT) < 0) return std::nullopt;
     more = zmq_msg_more(part.handle()) != 0;
-    if (count == 0) {
+    if (count == head_parts) {
       got.user_id = part.metadata("User-Id");
       got.peer_address = part.metadata("Peer-Address");
     }

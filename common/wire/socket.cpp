@@ -14,6 +14,7 @@
 #include <atomic>
 #include <cassert>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <utility>
 
@@ -151,6 +152,17 @@ tl::unexpected<error> bind_failure(std::string_view endpoint, int code) {
               fmt::format("cannot listen on '{}': {}; set --listen", endpoint, zmq_strerror(code)));
 }
 
+// libzmq takes the port modulo 65536.
+result<void> check_port(std::string_view endpoint) {
+  if (!endpoint.starts_with(tcp_prefix)) return {};
+  const auto text = endpoint.substr(std::min(endpoint.rfind(':') + 1, endpoint.size()));
+  std::uint32_t port = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), port);
+  if (code == std::errc{} && end == text.data() + text.size() && port <= 65'535) return {};
+  return fail(errc::invalid_request,
+              fmt::format("'{}' ends in no port between 0 and 65535; write tcp://ADDRESS:PORT", endpoint));
+}
+
 result<void> allow_ipv6(void* handle, std::string_view endpoint) {
   if (!endpoint.starts_with(tcp_prefix) || endpoint.find('[') == std::string_view::npos) return {};
   return option_setter(handle).number(ZMQ_IPV6, 1, "ZMQ_IPV6").done();
@@ -243,6 +255,7 @@ result<std::string> socket::bind(std::string_view endpoint) {
   const std::string text(endpoint);
   const bool is_ipc = endpoint.starts_with(ipc_prefix);
   const std::string path = is_ipc ? text.substr(ipc_prefix.size()) : std::string{};
+  if (auto checked = check_port(endpoint); !checked) return fail(std::move(checked.error()));
   if (is_ipc) {
     if (auto way = make_way_for_ipc(path); !way) return fail(std::move(way.error()));
   }
@@ -261,6 +274,7 @@ result<std::string> socket::bind(std::string_view endpoint) {
 }
 
 result<void> socket::connect(std::string_view endpoint) {
+  if (auto checked = check_port(endpoint); !checked) return checked;
   if (auto set = allow_ipv6(handle_, endpoint); !set) return set;
   const std::string text(endpoint);
   if (zmq_connect(handle_, text.c_str()) == 0) return {};
