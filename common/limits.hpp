@@ -18,6 +18,8 @@ inline constexpr std::size_t gib = 1024 * mib;
 // Bumped in the major number when an old peer could misread a new message, in the minor number otherwise.
 inline constexpr std::uint8_t wire_version_major = 1;
 inline constexpr std::uint8_t wire_version_minor = 0;
+// What a process calls itself in handshakes, /version and --version.
+inline constexpr const char* software = "troupe/0.1.0";
 // Envelope plus the five tensors of a layer reply is the largest message that exists.
 inline constexpr std::size_t parts_per_message_max = 6;
 // A cluster map of 20,000 experts with two replicas each takes about 1.2 MiB; nothing else comes near.

@@ -78,6 +78,8 @@ struct coordinator_link_handlers {
   // The join was refused. `permanent`: asking again is of no use (wrong cluster or version, removed by an operator);
   // the link goes on asking, slowly, for the case that the operator repairs it. A daemon may prefer to exit.
   std::function<void(const error& reason, bool permanent)> on_refused;
+  // Something arrived that cannot be used (damaged, malformed, from an older coordinator) and was dropped. For the log.
+  std::function<void(const error&)> on_bad_message;
   // The coordinator has declared this incarnation lost: choose the next one, larger than `old`. Totals in NodeStats
   // start again from here. Empty: old + 1.
   std::function<incarnation_number(incarnation_number old)> next_incarnation;
