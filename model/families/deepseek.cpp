@@ -7,6 +7,7 @@ namespace troupe::model {
 void read_groups(config_reader& config, gating& gate, std::uint32_t num_groups, std::uint32_t top_k_groups) {
   gate.num_groups = num_groups;
   gate.top_k_groups = top_k_groups;
+  if (!config.sizes_known()) return;
   if (gate.num_experts % num_groups != 0) {
     config.refuse("n_group", fmt::format("a divisor of the {} experts", gate.num_experts),
                   fmt::format("{}", num_groups));

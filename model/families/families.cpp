@@ -103,7 +103,7 @@ std::uint32_t read_num_experts(config_reader& config, std::string_view key, std:
 std::uint32_t read_top_k(config_reader& config, std::string_view key, std::optional<std::uint32_t> fallback,
                          std::uint32_t num_experts) {
   auto top_k = config.count(key, fallback, {1, limits::experts_per_token_max});
-  if (top_k > num_experts) {
+  if (config.sizes_known() && top_k > num_experts) {
     config.refuse(key, fmt::format("at most the {} experts", num_experts), fmt::format("{}", top_k));
   }
   return top_k;
