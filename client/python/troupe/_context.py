@@ -59,7 +59,7 @@ def resolve(address: Union[str, Sequence[str], None], keys: Optional[PathLike], 
         if not one.startswith(("tcp://", "ipc://")):
             raise InvalidRequest(f"router address is {one!r}; use tcp://HOST:PORT or ipc://PATH")
     if keys is not None:
-        target = Target(addresses, credentials=read_key_file(Path(keys)))
+        target = _with_key_file(addresses, Path(keys), data_dir)
     elif all(one.startswith("ipc://") for one in addresses):
         return Target(addresses)
     else:
@@ -132,21 +132,34 @@ def _from_context(folder: Path, keys: Optional[PathLike]) -> Target:
         raise Unavailable(f"{folder / 'context.json'} names no router; 'troupe status' tells what runs")
     credentials = None
     if any(one.startswith("tcp://") for one in addresses):
-        credentials = _context_credentials(folder, context, routers, keys)
+        path = Path(keys) if keys is not None else folder / str(context.get("client_key", "keys/client.key"))
+        own = read_key_file(path)
+        credentials = Credentials(own.public, own.secret, own.server, _server_keys(context))
     target = Target(addresses, str(context.get("cluster_id", "")), credentials)
     _require_server_keys(target)
     return target
 
 
-def _context_credentials(
-    folder: Path, context: Dict[str, Any], routers: Sequence[Dict[str, Any]], keys: Optional[PathLike]
-) -> Credentials:
-    own = read_key_file(Path(keys) if keys is not None else folder / str(context.get("client_key", "keys/client.key")))
-    server_keys = context.get("server_keys", {})
-    servers = {
-        str(router["client"]): server_keys[router["name"]] for router in routers if router.get("name") in server_keys
-    }
-    return Credentials(own.public, own.secret, own.server, servers)
+def _server_keys(context: Dict[str, Any]) -> Dict[str, str]:
+    """Router address -> public key."""
+    keys = context.get("server_keys", {})
+    return {str(one["client"]): str(keys[one["name"]]) for one in context.get("routers", []) if one.get("name") in keys}
+
+
+def _with_key_file(addresses: List[str], path: Path, data_dir: Optional[PathLike]) -> Target:
+    """Our keys from a file; the routers' public keys from its ``server`` line, or from the context it lies beside.
+
+    ``troupe up`` puts keys into DATA/keys.
+    """
+    own = read_key_file(path)
+    folder = _context_dir(data_dir) if data_dir is not None else path.absolute().parent.parent
+    try:
+        context = _read_context(folder)
+    except (Unavailable, InvalidRequest):
+        return Target(addresses, credentials=own)
+    servers = _server_keys(context)
+    cluster_id = str(context.get("cluster_id", "")) if set(addresses) <= set(servers) else ""
+    return Target(addresses, cluster_id, Credentials(own.public, own.secret, own.server, servers))
 
 
 def _known_to_context(addresses: List[str], data_dir: Optional[PathLike]) -> Target:

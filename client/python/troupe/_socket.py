@@ -44,6 +44,8 @@ class Link:
     def _configure(self, credentials: Optional[Credentials]) -> None:
         socket = self.socket
         socket.linger = 0
+        if "[" in self.address:
+            socket.setsockopt(zmq.IPV6, 1)
         socket.setsockopt(zmq.RECONNECT_IVL, _NEVER)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, int(_limits.HANDSHAKE_TIMEOUT * 1000))
         socket.setsockopt(zmq.HANDSHAKE_IVL, int(_limits.HANDSHAKE_TIMEOUT * 1000))
@@ -80,12 +82,3 @@ class Link:
             self.socket.disable_monitor()
             monitor.close(0)
         self.socket.close(0)
-
-
-def send_now(socket: Any, parts: Any) -> bool:
-    """Hands a whole message to libzmq; large parts are not copied. False when its queue is full."""
-    try:
-        zmq.Socket.send_multipart(socket, parts, zmq.NOBLOCK, copy=False)
-    except zmq.Again:
-        return False
-    return True

@@ -15,7 +15,7 @@ from troupe import _context, _limits
 from troupe._proto import client_router_pb2 as pb
 from troupe._requests import Greeting, InfoRequest, Layer, LayerRequest, LayerResult, Request
 from troupe._session import Close, Connect, Send, Session
-from troupe._socket import Link, send_now
+from troupe._socket import Link
 from troupe.errors import Error, InvalidRequest, Overloaded, Unavailable
 
 
@@ -30,8 +30,8 @@ def connect(
 
     ``address`` is the client address of a router (``tcp://HOST:PORT`` or ``ipc://PATH``), or several:
     when one is lost, the next is used. Without it the context of ``data_dir``, else of ``$TROUPE_DATA_DIR``, else of
-    ``~/.local/state/troupe/default`` says where the cluster is. ``keys`` is a key file; TCP needs one unless the context
-    has it. ``timeout`` in seconds, 10 by default.
+    ``~/.local/state/troupe/default`` says where the cluster is. ``keys`` is a key file; TCP needs one unless the
+    context has it. ``timeout`` in seconds, 10 by default.
 
     Raises Unavailable, PermissionDenied, InvalidRequest.
     """
@@ -87,7 +87,7 @@ class Cluster:
         degrade: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> LayerResult:
-        """For callers that have gated: ``output[t]`` = sum over k of ``weights[t, k]`` * (expert ``ids[t, k]`` of row t).
+        """For callers that have gated: ``output[t]`` is the sum over k of ``weights[t, k]`` * expert ``ids[t, k]``.
 
         ``ids`` [T, k] are integers (-1: no expert), ``weights`` [T, k] floats. The rest is as in :meth:`layer`;
         ``degrade`` cannot be "substitute".
@@ -218,10 +218,15 @@ class _Channel:
             elif isinstance(command, Close):
                 self.close()
             elif isinstance(command, Send) and self._link is not None:
-                if not send_now(self._link.socket, command.parts):
-                    self._session.on_lost(f"{self._link.address} does not read", time.monotonic())
+                self._send(self._link, command.parts)
             if not commands:
                 commands = self._session.take_commands()
+
+    def _send(self, link: Link, parts: List[Any]) -> None:
+        try:
+            link.socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            self._session.on_lost(f"{link.address} does not read", time.monotonic())
 
     def _open(self, address: str) -> None:
         try:

@@ -56,7 +56,7 @@ def test_all_routers_are_used(tmp_path: Path) -> None:
     assert target.credentials is None
 
 
-def test_tcp_routers_come_with_their_keys(tmp_path: Path) -> None:
+def test_tcp_routers_come_with_their_keys(tmp_path: Path, monkeypatch: Any) -> None:
     routers = [
         {"name": "router-0", "client": "tcp://10.0.0.5:7400"},
         {"name": "router-1", "client": "tcp://10.0.0.6:7400"},
@@ -64,9 +64,12 @@ def test_tcp_routers_come_with_their_keys(tmp_path: Path) -> None:
     server_keys = {"router-0": KEY, "router-1": OTHER_KEY}
     write_context(tmp_path, routers=routers, server_keys=server_keys, client_key="keys/client.key")
     write_key_file(tmp_path / "keys/client.key", f"public {KEY}\nsecret {SECRET}\n")
+    both = ["tcp://10.0.0.5:7400", "tcp://10.0.0.6:7400"]
+    monkeypatch.setenv("TROUPE_DATA_DIR", str(tmp_path / "none"))
     for target in (
         _context.resolve(None, None, tmp_path),
-        _context.resolve(["tcp://10.0.0.5:7400", "tcp://10.0.0.6:7400"], None, tmp_path),
+        _context.resolve(both, None, tmp_path),
+        _context.resolve(both, tmp_path / "keys/client.key", None),  # the context lies beside the key
     ):
         assert target.credentials is not None
         assert target.credentials.server_key("tcp://10.0.0.5:7400") == KEY
