@@ -72,6 +72,21 @@ inline constexpr std::size_t replay_cache_bytes_max = 64 * mib;
 inline constexpr std::chrono::seconds replay_cache_age_max = 30s;
 // How often one part of a request is sent again to another replica before its policy decides.
 inline constexpr std::uint32_t attempts_per_call_max = 16;
+// A call is given up for another replica after 4 x what its host usually takes, within these bounds.
+inline constexpr std::chrono::milliseconds attempt_timeout_floor = 250ms;
+inline constexpr std::chrono::milliseconds attempt_timeout_default = 2s;
+// A host that did not answer in time is asked last for this long, unless something is heard of it.
+inline constexpr std::chrono::milliseconds suspect_host_for = 5s;
+// A host that failed or refused a request is not asked again by it for min x 2^tries, at most max, with jitter of half.
+inline constexpr std::chrono::milliseconds retry_backoff_min = 20ms;
+inline constexpr std::chrono::milliseconds retry_backoff_max = 1s;
+// Retries after refusals and time-outs, as a share of first attempts; with a burst, and a trickle when idle.
+inline constexpr double retry_share_max = 0.1;
+inline constexpr double retry_burst_max = 256;
+inline constexpr double retries_per_second_min = 100;
+inline constexpr std::chrono::milliseconds retry_budget_pause = 100ms;
+// Ended requests that are remembered to tell late answers from foreign ones.
+inline constexpr std::size_t ended_requests_max = 4096;
 
 // -- cluster ------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,84 @@
+#include "router_node/core/host_table.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+
+namespace troupe::router {
+
+host_index host_table::index_of(const node_id& name) {
+  auto [at, is_new] = by_name_.emplace(name, static_cast<host_index>(hosts_.size()));
+  if (is_new) hosts_.push_back(host{.name = name});
+  return at->second;
+}
+
+void host_table::set_map(std::shared_ptr<const cluster_map> map) {
+  map_ = std::move(map);
+  by_map_index_.clear();
+  for (auto& h : hosts_) h.expected.reset();
+  for (const auto& node : map_->nodes) {
+    const auto index = index_of(node.name);
+    by_map_index_.push_back(index);
+    if (node.state != node_state::lost) hosts_[index].expected = node.incarnation;
+  }
+}
+
+host_index host_table::set_link(const node_id& name, link_state link) {
+  const auto index = index_of(name);
+  auto& h = hosts_[index];
+  h.link = std::move(link);
+  ++h.link_generation;
+  h.suspect_until.reset();
+  return index;
+}
+
+std::optional<host_index> host_table::find(const node_id& name) const {
+  const auto at = by_name_.find(name);
+  return at == by_name_.end() ? std::nullopt : std::optional(at->second);
+}
+
+const map_expert* host_table::find_expert(const expert_id& expert) const {
+  // Maps list every expert of a layer, so that the place is the index; a search serves maps with holes.
+  const auto layer = map_->layer(expert.layer);
+  if (expert.index < layer.size() && layer[expert.index].id == expert) return &layer[expert.index];
+  return map_->find(expert);
+}
+
+void host_table::note_unusable(nobody& why, const host& h) {
+  if (const auto* connecting = std::get_if<link_connecting>(&h.link)) {
+    const auto until = connecting->since + limits::connect_timeout;
+    why.connecting_until = why.connecting_until ? std::max(*why.connecting_until, until) : until;
+    why.reason = fmt::format("connecting to {}", h.name.value);
+  } else if (const auto* down = std::get_if<link_down>(&h.link)) {
+    why.reason = fmt::format("{} is down: {}", h.name.value, down->reason);
+  } else {
+    why.reason = fmt::format("{} was restarted or lost", h.name.value);
+  }
+}
+
+candidate host_table::choose(std::span<const candidate> candidates, std::span<const std::uint64_t> more, time_point now,
+                             std::mt19937_64& random) const {
+  if (candidates.size() == 1) return candidates.front();
+  const auto is_suspect = [&](const candidate& c) {
+    const auto& until = hosts_[c.host].suspect_until;
+    return until && *until > now;
+  };
+  const auto rows = [&](const candidate& c) {
+    return hosts_[c.host].rows_in_flight + (c.host < more.size() ? more[c.host] : 0);
+  };
+  std::uniform_int_distribution<std::size_t> first(0, candidates.size() - 1);
+  std::uniform_int_distribution<std::size_t> second(0, candidates.size() - 2);
+  const auto a = first(random);
+  auto b = second(random);
+  if (b >= a) ++b;
+  if (is_suspect(candidates[a]) && is_suspect(candidates[b])) {
+    const auto trusted = std::ranges::find_if_not(candidates, is_suspect);
+    if (trusted != candidates.end()) return *trusted;
+  }
+  if (is_suspect(candidates[a]) != is_suspect(candidates[b])) return candidates[is_suspect(candidates[a]) ? b : a];
+  return candidates[rows(candidates[a]) <= rows(candidates[b]) ? a : b];
+}
+
+}  // namespace troupe::router

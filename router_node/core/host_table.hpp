@@ -1,0 +1,120 @@
+// What the dispatcher knows of every expert host: its link, its work in flight, its history; and the choice between
+// replicas. Single-threaded; hosts keep their index for ever, so an index may be stored.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "common/cluster_map.hpp"
+#include "router_node/core/latency_history.hpp"
+#include "router_node/core/types.hpp"
+
+namespace troupe::router {
+
+using host_index = std::uint32_t;
+
+// The link to one host, as the shell reports it.
+struct link_connecting {
+  time_point since;
+};
+struct link_ready {
+  incarnation_number incarnation;
+};
+struct link_down {
+  std::string reason;
+};
+using link_state = std::variant<link_connecting, link_ready, link_down>;
+
+struct host {
+  node_id name;
+  link_state link{link_down{"not connected"}};
+  std::optional<incarnation_number> expected{};  // by the map; none when it is lost or not in the map
+  std::uint64_t link_generation{};  // counts changes of `link`: what was excluded under an older one is allowed again
+  std::uint64_t rows_in_flight{};
+  latency_history history{};
+  std::optional<time_point> suspect_until{};  // did not answer in time, and nothing was heard since
+};
+
+// A replica that a call can go to now.
+struct candidate {
+  host_index host{};
+  weights_version version;
+};
+
+// Why an expert cannot be called now.
+struct nobody {
+  std::string reason;                          // for people
+  std::optional<time_point> look_at;           // when an exclusion ends
+  std::optional<time_point> connecting_until;  // a link is being made: not yet a reason to degrade
+};
+
+class host_table {
+ public:
+  // Takes over which hosts exist and what they hold.
+  void set_map(std::shared_ptr<const cluster_map> map);
+  [[nodiscard]] const std::shared_ptr<const cluster_map>& map() const { return map_; }
+
+  // Makes the host known if it is not. Returns its index.
+  host_index set_link(const node_id& name, link_state link);
+  [[nodiscard]] std::optional<host_index> find(const node_id& name) const;
+  [[nodiscard]] host& at(host_index index) { return hosts_[index]; }
+  [[nodiscard]] const host& at(host_index index) const { return hosts_[index]; }
+  [[nodiscard]] const std::vector<host>& all() const { return hosts_; }
+
+  // Does the map still count on that run of the host? Not when it is lost, gone or was restarted.
+  [[nodiscard]] bool is_current(host_index index, incarnation_number incarnation) const {
+    return hosts_[index].expected == incarnation;
+  }
+
+  // All replicas of an expert whose host has a link, except those for which `is_excluded` holds.
+  // Empty: `why` says the reason.
+  template <class Excluded>
+  void find_candidates(const expert_id& expert, Excluded&& is_excluded, std::vector<candidate>& found,
+                       nobody& why) const;
+
+  // Two random candidates, and of these the one with fewer rows in flight (`more` counts rows that are about to be
+  // sent, by host). Suspects only when there is nobody else. @pre !candidates.empty()
+  [[nodiscard]] candidate choose(std::span<const candidate> candidates, std::span<const std::uint64_t> more,
+                                 time_point now, std::mt19937_64& random) const;
+
+ private:
+  host_index index_of(const node_id& name);
+  // nullptr: the map does not have it.
+  [[nodiscard]] const map_expert* find_expert(const expert_id& expert) const;
+  static void note_unusable(nobody& why, const host& h);
+
+  std::shared_ptr<const cluster_map> map_;
+  std::vector<host_index> by_map_index_;  // index into map_->nodes -> host
+  std::vector<host> hosts_;
+  std::unordered_map<node_id, host_index> by_name_;
+};
+
+template <class Excluded>
+void host_table::find_candidates(const expert_id& expert, Excluded&& is_excluded, std::vector<candidate>& found,
+                                 nobody& why) const {
+  found.clear();
+  const auto* known = map_ ? find_expert(expert) : nullptr;
+  if (known == nullptr || known->replicas.empty()) {
+    why.reason = map_ ? "no replica" : "no cluster map yet";
+    return;
+  }
+  for (const auto& replica : known->replicas) {
+    const auto index = by_map_index_[replica.node];
+    const auto& h = hosts_[index];
+    const auto* ready = std::get_if<link_ready>(&h.link);
+    if (ready == nullptr || !is_current(index, ready->incarnation)) {
+      note_unusable(why, h);
+    } else if (!is_excluded(index, why)) {
+      found.push_back({index, replica.version});
+    }
+  }
+}
+
+}  // namespace troupe::router

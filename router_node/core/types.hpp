@@ -1,0 +1,122 @@
+// What goes in and out of the dispatcher: calls to expert hosts, their answers, finished requests. Plain values.
+#pragma once
+
+#include <chrono>
+#include <compare>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/ids.hpp"
+#include "common/tensor.hpp"
+#include "model/gating.hpp"
+
+namespace troupe::router {
+
+using time_point = std::chrono::steady_clock::time_point;
+
+// What happens to a row when no replica of one of its experts is left.
+enum class degrade : std::uint8_t { wait, substitute, renormalise, fail };
+
+// Bits of a row's flag.
+inline constexpr std::uint8_t flag_substituted = 1;
+inline constexpr std::uint8_t flag_renormalised = 2;
+inline constexpr std::uint8_t flag_dropped = 4;
+
+// Names one call for ever: attempts of one request never repeat a number.
+struct call_id {
+  request_id request;
+  std::uint32_t attempt{};
+  friend constexpr auto operator<=>(const call_id&, const call_id&) = default;
+};
+
+struct expert_rows {
+  std::uint32_t expert{};
+  weights_version version;
+  std::uint32_t assignments{};
+  friend bool operator==(const expert_rows&, const expert_rows&) = default;
+};
+
+// One message to one host. Assignments are listed expert by expert, in the order of `experts`.
+struct outgoing_call {
+  call_id id;
+  node_id host;
+  incarnation_number incarnation;
+  layer_id layer;
+  term_number term;
+  epoch_number epoch;
+  std::chrono::milliseconds time_left{};  // of the request's deadline
+  bool is_retry{};
+  std::vector<std::uint32_t> rows;  // [R] rows of the request, ascending
+  std::vector<expert_rows> experts;
+  std::vector<std::int32_t> row_index;  // [A] positions in `rows`
+  std::vector<float> gate_weight;       // [A]
+};
+
+// [R, H] in the request's wire dtype. `keep` owns the bytes; released as soon as they are combined or dropped.
+struct partial_rows {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> keep;
+};
+
+struct call_answer {
+  call_id id;
+  node_id host;
+  incarnation_number incarnation;
+  std::variant<partial_rows, error> outcome;
+  std::vector<std::uint32_t> not_held;  // experts whose terms are not in the rows
+};
+
+enum class answer_fate : std::uint8_t {
+  accepted,  // its rows count
+  refused,   // an error of the host; its experts go elsewhere
+  late,      // of a call that was given up
+  repeated,  // of a call that was answered already
+  foreign,   // of no call of this router, or from another host than the called one
+};
+
+struct answer_report {
+  answer_fate fate{answer_fate::foreign};
+  layer_id layer;                         // accepted and refused only
+  std::chrono::nanoseconds round_trip{};  // accepted only
+};
+
+// One accepted request. The routing may name -1: no expert.
+struct dispatch_request {
+  layer_id layer;
+  std::uint32_t num_experts{};
+  std::uint32_t rows{};
+  std::uint32_t hidden{};
+  dtype wire{dtype::f32};  // of the rows that hosts send back: f32 or bf16
+  model::routing routing;
+  degrade policy{degrade::wait};
+  time_point deadline;
+  // Chooses again for all rows under a mask of available experts. Empty: the caller chose, `substitute` cannot be.
+  std::function<result<model::routing>(model::expert_mask)> choose_again;
+};
+
+struct layer_result {
+  std::vector<float> sums;          // [T, H]: routed experts only
+  model::routing routing;           // after substitution, before capacity
+  std::vector<std::uint8_t> flags;  // [T]
+  epoch_number epoch;               // of the newest map that a call of the request went by
+};
+
+struct finished_request {
+  request_id id;
+  std::variant<layer_result, error> outcome;
+};
+
+struct dispatch_output {
+  std::vector<outgoing_call> calls;
+  std::vector<finished_request> finished;
+  [[nodiscard]] bool empty() const { return calls.empty() && finished.empty(); }
+};
+
+}  // namespace troupe::router
