@@ -1,0 +1,48 @@
+// The admin conversation with the coordinator (proto/admin.proto): one request at a time, each with a deadline.
+// One thread.
+#pragma once
+
+#include <chrono>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "cli/context.hpp"
+#include "cli/render.hpp"
+#include "common/error.hpp"
+
+namespace troupe::cli {
+
+enum class query_kind : int { status = 1, nodes = 2, experts = 3, events = 4 };
+
+struct query {
+  query_kind kind{query_kind::status};
+  std::string layer{};  // experts: only this layer
+  std::string node{};   // nodes: only this one
+  std::uint64_t events_after{};
+};
+
+enum class node_action { drain, undrain, remove };
+
+class admin_client {
+ public:
+  // Connects and shakes hands. unavailable when the coordinator does not answer within the timeout; wrong_version and
+  // wrong_cluster as the coordinator says.
+  [[nodiscard]] static result<admin_client> connect(const std::filesystem::path& data_dir,
+                                                    const cluster_context& context, std::chrono::milliseconds timeout);
+  admin_client(admin_client&&) noexcept;
+  admin_client& operator=(admin_client&&) noexcept;
+  ~admin_client();
+
+  // The document of docs/cli.md.
+  [[nodiscard]] result<json> ask(const query& what);
+  // Durable when it returns. conflict, not_found as the coordinator says; `force` only matters for remove.
+  [[nodiscard]] result<json> act(node_action action, const std::string& node, bool dry_run, bool force = false);
+
+ private:
+  struct state;
+  explicit admin_client(std::unique_ptr<state> s);
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace troupe::cli

@@ -1,0 +1,69 @@
+// DATA/context.json: what a cluster on this machine consists of and how it is reached. Written by `troupe up`, read by
+// every other verb and by the clients. 0600 in a 0700 folder, replaced atomically. Plain values.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "cli/process.hpp"
+#include "common/error.hpp"
+
+namespace troupe::cli {
+
+// What `troupe up` was asked for; the same again when missing processes are started later.
+struct cluster_options {
+  std::uint32_t expert_nodes{3};
+  std::uint32_t routers{1};
+  std::uint32_t replication{1};
+  std::string dtype{"auto"};
+  std::string device{"cpu"};
+  std::string transport{"ipc"};  // ipc | tcp
+  std::string http{"127.0.0.1:0"};
+  std::uint32_t threads{};  // per expert node; 0: the machine's cores shared out
+  std::uint32_t slots{};    // per expert node; 0: chosen from the model and the memory
+  friend bool operator==(const cluster_options&, const cluster_options&) = default;
+};
+
+struct process_entry {
+  std::string role;  // coordinator | expert | router
+  std::string name;
+  process_identity identity;
+  std::vector<std::string> command;  // complete: running it again starts the same process
+};
+
+struct router_entry {
+  std::string name;
+  std::string client;  // ZeroMQ address for clients
+  std::string http;    // URL
+};
+
+struct cluster_context {
+  std::string cluster_id;
+  std::filesystem::path model;
+  std::string model_fingerprint;
+  std::filesystem::path run_dir;
+  cluster_options options;
+  std::string control, heartbeat, admin, coordinator_http;
+  std::vector<router_entry> routers;
+  std::string client_key;                                        // secret key file of the client, relative to DATA
+  std::string admin_key;                                         // of the person who types
+  std::vector<std::pair<std::string, std::string>> server_keys;  // name -> public key (Z85)
+  std::vector<process_entry> processes;
+};
+
+// DATA/context.json. not_found when there is none: "no cluster in DATA; start one with ...".
+[[nodiscard]] result<cluster_context> load_context(const std::filesystem::path& data_dir);
+[[nodiscard]] result<void> save_context(const std::filesystem::path& data_dir, const cluster_context& context);
+
+// `explicit_dir`, else ~/.local/state/troupe/default; absolute.
+[[nodiscard]] result<std::filesystem::path> resolve_data_dir(const std::filesystem::path& explicit_dir);
+// Makes DATA, DATA/keys and DATA/log (0700). permission_denied names path, owner and mode.
+[[nodiscard]] result<void> make_data_dir(const std::filesystem::path& data_dir);
+
+// Entries of processes that run now.
+[[nodiscard]] std::vector<process_entry> running_processes(const cluster_context& context);
+
+}  // namespace troupe::cli

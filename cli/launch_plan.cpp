@@ -1,0 +1,280 @@
+#include "cli/launch_plan.hpp"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <thread>
+
+#include "cli/ports.hpp"
+#include "cli/render.hpp"
+#include "common/limits.hpp"
+#include "model/description.hpp"
+
+namespace troupe::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// sockaddr_un holds 108 bytes with the terminating zero.
+constexpr std::size_t socket_path_bytes_max = 107;
+constexpr std::string_view longest_socket_name = "/coordinator.heartbeat.ipc";
+// What packing may add to a bundle: each tensor starts on a page of its own in the worst layout.
+constexpr std::uint64_t packing_bytes_per_tensor = 4096;
+constexpr double memory_share = 0.8;
+
+std::uint64_t meminfo_available() {
+  std::ifstream file{"/proc/meminfo"};
+  std::string key;
+  std::uint64_t kib = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (std::sscanf(line.c_str(), "MemAvailable: %lu kB", &kib) == 1) return kib * limits::kib;
+  }
+  return 0;
+}
+
+// What the cgroup of this process still allows; UINT64_MAX without a limit.
+std::uint64_t cgroup_available() {
+  std::uint64_t limit = UINT64_MAX;
+  std::uint64_t used = 0;
+  std::ifstream{"/sys/fs/cgroup/memory.max"} >> limit;  // "max" leaves 0 behind
+  std::ifstream{"/sys/fs/cgroup/memory.current"} >> used;
+  if (limit == 0 || limit == UINT64_MAX) return UINT64_MAX;
+  return limit > used ? limit - used : 0;
+}
+
+std::uint64_t ceil_div(std::uint64_t a, std::uint64_t b) { return (a + b - 1) / b; }
+
+std::vector<std::string> daemon_command(const launch_inputs& inputs, const std::string& program,
+                                        const std::string& name, const std::string& http) {
+  return {(inputs.programs / program).string(),
+          "--name",
+          name,
+          "--data-dir",
+          inputs.data_dir.string(),
+          "--run-dir",
+          inputs.run_dir.string(),
+          "--model",
+          inputs.model.string(),
+          "--http",
+          http};
+}
+
+// Hands out ports that nobody else of this plan has.
+class port_allocator {
+ public:
+  result<std::uint16_t> take(const std::string& host, unsigned count = 1) {
+    auto first = find_free_ports(host, count, taken_);
+    for (unsigned i = 0; first && i < count; ++i) taken_.push_back(static_cast<std::uint16_t>(*first + i));
+    return first;
+  }
+  result<std::string> http_address(const std::string& host) {
+    return take(host).map([&](std::uint16_t port) { return fmt::format("{}:{}", host, port); });
+  }
+  void exclude(std::uint16_t port) { taken_.push_back(port); }
+
+ private:
+  std::vector<std::uint16_t> taken_;
+};
+
+std::string loopback(std::uint32_t port) { return fmt::format("tcp://127.0.0.1:{}", port); }
+
+class planner {
+ public:
+  planner(const launch_inputs& inputs, const cluster_options& options) : inputs_{inputs}, options_{options} {
+    plan_.cluster_id = inputs.cluster_id;
+    plan_.model = inputs.model;
+    plan_.model_fingerprint = inputs.model_fingerprint;
+    plan_.run_dir = inputs.run_dir;
+    plan_.options = options;
+  }
+
+  result<cluster_context> run() {
+    auto http = parse_host_port(options_.http);
+    if (!http) return fail(http.error());
+    if (http->port != 0) {
+      if (auto free = check_port_is_free(*http); !free) return fail(free.error());
+      ports_.exclude(http->port);
+    }
+    if (auto done = add_coordinator(); !done) return fail(done.error());
+    for (std::uint32_t i = 0; i < options_.expert_nodes; ++i) {
+      if (auto done = add_expert(fmt::format("expert-{}", i)); !done) return fail(done.error());
+    }
+    for (std::uint32_t i = 0; i < options_.routers; ++i) {
+      auto address = i == 0 && http->port != 0 ? result<std::string>{http->text()} : ports_.http_address(http->host);
+      if (!address) return fail(address.error());
+      if (auto done = add_router(fmt::format("router-{}", i), *address); !done) return fail(done.error());
+    }
+    return plan_;
+  }
+
+ private:
+  [[nodiscard]] bool tcp() const { return options_.transport == "tcp"; }
+  [[nodiscard]] std::string ipc(const std::string& socket) const {
+    return fmt::format("ipc://{}/{}.ipc", inputs_.run_dir.string(), socket);
+  }
+
+  result<void> add_coordinator() {
+    auto http = ports_.http_address("127.0.0.1");
+    if (!http) return fail(http.error());
+    plan_.coordinator_http = "http://" + *http;
+    auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", *http);
+    for (const auto& word : {std::string{"--replication"}, std::to_string(options_.replication),
+                             std::string{"--expert-nodes"}, std::to_string(options_.expert_nodes)}) {
+      command.push_back(word);
+    }
+    if (tcp()) {
+      auto port = ports_.take("127.0.0.1", 3);
+      if (!port) return fail(port.error());
+      plan_.control = loopback(*port);
+      plan_.heartbeat = loopback(*port + 1U);
+      plan_.admin = loopback(*port + 2U);
+      command.insert(command.end(), {"--listen", plan_.control});
+    } else {
+      plan_.control = ipc("coordinator.control");
+      plan_.heartbeat = ipc("coordinator.heartbeat");
+      plan_.admin = ipc("coordinator.admin");
+    }
+    plan_.processes.push_back({"coordinator", "coordinator", {}, std::move(command)});
+    return {};
+  }
+
+  result<void> add_expert(const std::string& name) {
+    auto http = ports_.http_address("127.0.0.1");
+    if (!http) return fail(http.error());
+    auto command = daemon_command(inputs_, "troupe-expert", name, *http);
+    command.insert(command.end(), {"--dtype", options_.dtype, "--device", options_.device, "--threads",
+                                   std::to_string(inputs_.threads), "--slots", std::to_string(inputs_.slots),
+                                   "--coordinator", plan_.control});
+    if (tcp()) {
+      auto port = ports_.take("127.0.0.1", 2);  // data, and the next one for peers
+      if (!port) return fail(port.error());
+      command.insert(command.end(), {"--listen", loopback(*port)});
+    }
+    plan_.processes.push_back({"expert", name, {}, std::move(command)});
+    return {};
+  }
+
+  result<void> add_router(const std::string& name, const std::string& http) {
+    auto command = daemon_command(inputs_, "troupe-router", name, http);
+    command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control});
+    std::string client = ipc(name + ".client");
+    if (tcp()) {
+      auto port = ports_.take("127.0.0.1");
+      if (!port) return fail(port.error());
+      client = loopback(*port);
+      command.insert(command.end(), {"--listen", client});
+    }
+    plan_.routers.push_back({name, client, "http://" + http});
+    plan_.processes.push_back({"router", name, {}, std::move(command)});
+    return {};
+  }
+
+  const launch_inputs& inputs_;
+  const cluster_options& options_;
+  cluster_context plan_;
+  port_allocator ports_;
+};
+
+}  // namespace
+
+machine_facts this_machine() {
+  return {std::max(1U, std::thread::hardware_concurrency()), std::min(meminfo_available(), cgroup_available())};
+}
+
+std::uint64_t slot_bytes_of(const model::description& model, const std::string& dtype) {
+  const std::uint64_t width = dtype == "bf16" || (dtype == "auto" && model.stored == dtype::bf16) ? 2 : 4;
+  std::uint64_t largest = 0;
+  for (const auto& layer : model.layers) {
+    const auto& shape = layer.shape;
+    const std::uint64_t products = model::is_gated(shape.act) ? 3 : 2;
+    const std::uint64_t weights = products * shape.hidden * shape.width;
+    const std::uint64_t biases = shape.has_bias ? (products - 1) * shape.width + shape.hidden : 0;
+    largest = std::max(largest, weights * width + biases * 4 + products * packing_bytes_per_tensor);
+  }
+  return largest;
+}
+
+std::uint32_t expert_count_of(const model::description& model) {
+  std::size_t count = 0;
+  for (const auto& layer : model.layers) count += layer.experts.size();
+  return static_cast<std::uint32_t>(count);
+}
+
+result<std::uint32_t> choose_slots(const cluster_options& options, std::uint32_t experts, std::uint64_t slot_bytes,
+                                   const machine_facts& machine) {
+  const std::uint64_t nodes = options.expert_nodes;
+  const std::uint64_t survivors = std::max<std::uint64_t>(1, nodes - 1);
+  const std::uint64_t replicas = std::uint64_t{experts} * options.replication;
+  const std::uint64_t needed = ceil_div(replicas, nodes);
+  // No node ever holds an expert twice, so it never needs more slots than there are experts.
+  const std::uint64_t wanted = std::min<std::uint64_t>(ceil_div(replicas, survivors), experts);
+  if (options.slots != 0) {
+    if (options.slots >= needed) return options.slots;
+    return fail(errc::invalid_request,
+                fmt::format("{} slots on each of {} expert nodes cannot hold {} replicas; give --slots {} or more",
+                            options.slots, nodes, replicas, needed));
+  }
+  const auto budget = static_cast<std::uint64_t>(static_cast<double>(machine.memory_available) * memory_share);
+  const std::uint64_t affordable = slot_bytes == 0 ? wanted : budget / nodes / slot_bytes;
+  if (affordable < needed) {
+    return fail(
+        errc::out_of_memory,
+        fmt::format("{} expert replicas of {} need {}, and 80 % of the available memory is {}; use a machine with "
+                    "more memory, a smaller --replication or --dtype bf16",
+                    replicas, human_bytes(static_cast<double>(slot_bytes)),
+                    human_bytes(static_cast<double>(replicas * slot_bytes)), human_bytes(static_cast<double>(budget))));
+  }
+  return static_cast<std::uint32_t>(std::min(wanted, affordable));
+}
+
+result<void> check_options(const cluster_options& options) {
+  if (options.expert_nodes + options.routers + 1 > limits::nodes_max) {
+    return fail(errc::invalid_request,
+                fmt::format("{} expert nodes and {} routers are too many; a cluster has at most {} "
+                            "processes",
+                            options.expert_nodes, options.routers, limits::nodes_max));
+  }
+  if (options.replication > options.expert_nodes) {
+    return fail(
+        errc::invalid_request,
+        fmt::format("--replication {} needs at least {} expert nodes, since no node holds an expert twice; give "
+                    "--expert-nodes {} or a smaller --replication",
+                    options.replication, options.replication, options.replication));
+  }
+  return {};
+}
+
+result<cluster_context> plan_cluster(const launch_inputs& inputs, const cluster_options& options) {
+  return planner{inputs, options}.run();
+}
+
+bool socket_paths_fit(const fs::path& run_dir) {
+  return run_dir.string().size() + longest_socket_name.size() <= socket_path_bytes_max;
+}
+
+result<fs::path> make_run_dir(const fs::path& data_dir) {
+  const fs::path preferred = data_dir / "run";
+  if (socket_paths_fit(preferred)) {
+    if (::mkdir(preferred.c_str(), 0700) == 0 || (errno == EEXIST && ::chmod(preferred.c_str(), 0700) == 0)) {
+      return preferred;
+    }
+    return fail(errc::permission_denied, fmt::format("cannot make the folder {}: {}; choose another --data-dir",
+                                                     preferred.string(), std::strerror(errno)));
+  }
+  std::string pattern = (fs::temp_directory_path() / "troupe-XXXXXX").string();
+  if (::mkdtemp(pattern.data()) == nullptr || !socket_paths_fit(pattern)) {
+    return fail(errc::permission_denied,
+                fmt::format("cannot make a folder for sockets like {}: {}; set TMPDIR to a short "
+                            "path that can be written",
+                            pattern, std::strerror(errno)));
+  }
+  return fs::path{pattern};
+}
+
+}  // namespace troupe::cli

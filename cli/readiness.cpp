@@ -1,0 +1,91 @@
+#include "cli/readiness.hpp"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <nlohmann/json.hpp>
+
+#include "cli/admin_client.hpp"
+#include "cli/http_probe.hpp"
+
+namespace troupe::cli {
+namespace {
+
+constexpr std::chrono::milliseconds answer_timeout{1000};
+
+std::uint64_t sum_of_used_slots(const json& nodes) {
+  std::uint64_t used = 0;
+  for (const auto& node : nodes.at("items")) {
+    if (node.at("role") == "expert" && node.at("state") != "lost") used += node.at("slots_used").get<std::uint64_t>();
+  }
+  return used;
+}
+
+// Names of the context's expert nodes and routers that do not take part yet.
+std::vector<std::string> absent_nodes(const cluster_context& context, const json& nodes) {
+  std::vector<std::string> absent;
+  for (const auto& process : context.processes) {
+    if (process.role == "coordinator") continue;
+    const auto& items = nodes.at("items");
+    const bool present = std::any_of(items.begin(), items.end(), [&](const json& node) {
+      return node.at("name") == process.name && (node.at("state") == "serving" || node.at("state") == "draining");
+    });
+    if (!present) absent.push_back(process.name);
+  }
+  return absent;
+}
+
+}  // namespace
+
+readiness_probe::readiness_probe(const std::filesystem::path& data_dir, const cluster_context& context,
+                                 std::uint64_t complete, bool rejoining)
+    : data_dir_{data_dir}, context_{context}, complete_{complete}, rejoining_{rejoining} {}
+
+readiness_probe::~readiness_probe() = default;
+
+readiness readiness_probe::look() {
+  readiness found = look_at_coordinator();
+  return found.ready ? look_at_routers(std::move(found)) : found;
+}
+
+readiness readiness_probe::look_at_coordinator() {
+  if (!admin_) {
+    auto connected = admin_client::connect(data_dir_, context_, answer_timeout);
+    if (!connected) return {false, 0, "the coordinator does not answer yet: " + connected.error().message};
+    admin_ = std::make_unique<admin_client>(std::move(*connected));
+  }
+  const auto status = admin_->ask({query_kind::status});
+  const auto nodes = status ? admin_->ask({query_kind::nodes}) : status;
+  if (!status || !nodes) {
+    admin_.reset();
+    return {false, 0, "the coordinator does not answer: " + (status ? nodes.error() : status.error()).message};
+  }
+  try {
+    const std::uint64_t loaded = sum_of_used_slots(*nodes);
+    const auto absent = absent_nodes(context_, *nodes);
+    if (!absent.empty()) return {false, loaded, fmt::format("{} did not join yet", fmt::join(absent, ", "))};
+    const bool all_reachable = status->at("unroutable_experts") == 0;
+    const bool complete = status->at("state") == "serving" && loaded >= complete_;
+    if (all_reachable && (complete || rejoining_)) return {true, loaded, ""};
+    return {false, loaded, fmt::format("{} of {} expert replicas are loaded", loaded, complete_)};
+  } catch (const json::exception& problem) {
+    return {false, 0, fmt::format("the coordinator's answer cannot be used: {}", problem.what())};
+  }
+}
+
+readiness readiness_probe::look_at_routers(readiness found) const {
+  for (const auto& router : context_.routers) {
+    const auto answer = http_get(router.http + "/readyz?verbose", answer_timeout);
+    if (!answer || answer->status != 200) {
+      found.ready = false;
+      found.missing = fmt::format("{} is not ready yet: {}", router.name,
+                                  answer ? answer->body.substr(0, 400) : answer.error().message);
+      return found;
+    }
+  }
+  return found;
+}
+
+}  // namespace troupe::cli

@@ -1,0 +1,101 @@
+// troupe expert list and show.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/application.hpp"
+#include "cli/suggest.hpp"
+#include "cli/terminal.hpp"
+#include "common/ids.hpp"
+
+namespace troupe::cli {
+namespace {
+
+view expert_view(bool one) {
+  return {.items = one ? "" : "items",
+          .columns = {{"LAYER", "layer"},
+                      {"EXPERT", "expert", cell::count},
+                      {"STATE", "state"},
+                      {"VERSION", "version", cell::count},
+                      {"REPLICAS", "replicas"},
+                      {"BYTES", "bytes", cell::bytes},
+                      {"TOKENS", "tokens_total", cell::count},
+                      {"SHARE", "share", cell::share},
+                      {"PINNED", "pinned", cell::text, !one},
+                      {"LAST USED", "last_used", cell::text, !one},
+                      {"DIGEST", "digest", cell::text, !one}},
+          .name = "{layer}/{expert}",
+          .vertical = one};
+}
+
+std::string layer_name(const json& layer) { return layer.is_string() ? layer.get<std::string>() : layer.dump(); }
+
+// faults.md A7: what there is instead.
+error unknown_expert(const expert_id& wanted, const json& items) {
+  std::vector<std::string> layers;
+  std::size_t in_layer = 0;
+  for (const auto& item : items) {
+    const std::string layer = layer_name(item.at("layer"));
+    if (layers.empty() || layers.back() != layer) layers.push_back(layer);
+    in_layer += layer == to_string(wanted.layer) ? 1 : 0;
+  }
+  if (in_layer > 0) {
+    return {errc::not_found, fmt::format("no expert {}; layer {} has experts 0-{}", to_string(wanted),
+                                         to_string(wanted.layer), in_layer - 1)};
+  }
+  const std::string hint = did_you_mean(to_string(wanted.layer), layers);
+  std::string all;
+  for (const auto& layer : layers) all.append(all.empty() ? "" : ", ").append(layer);
+  return {errc::not_found, fmt::format("no expert {}; the MoE layers are {}{}", to_string(wanted), all, hint)};
+}
+
+result<exit_code> list(const session& s, const std::string& layer) {
+  if (!layer.empty() && !parse_layer(layer)) {
+    print_error(fmt::format("'{}' is not a layer; write its number, or encoder.3, decoder.1", printable(layer)));
+    return exit_code::usage;
+  }
+  auto coordinator = s.coordinator();
+  if (!coordinator) return fail(coordinator.error());
+  const auto experts = coordinator->ask({.kind = query_kind::experts, .layer = layer, .node = "", .events_after = 0});
+  if (!experts) return fail(experts.error());
+  s.print(*experts, expert_view(false));
+  return exit_code::ok;
+}
+
+result<exit_code> show(const session& s, const std::string& name) {
+  const auto wanted = parse_expert(name);
+  if (!wanted) {
+    print_error(fmt::format("'{}' is not an expert; write LAYER/EXPERT, e.g. 3/17 or encoder.1/4", printable(name)));
+    return exit_code::usage;
+  }
+  auto coordinator = s.coordinator();
+  if (!coordinator) return fail(coordinator.error());
+  const auto experts = coordinator->ask({query_kind::experts});
+  if (!experts) return fail(experts.error());
+  for (const auto& item : experts->at("items")) {
+    if (layer_name(item.at("layer")) == to_string(wanted->layer) && item.at("expert") == wanted->index) {
+      s.print(item, expert_view(true));
+      return exit_code::ok;
+    }
+  }
+  return fail(unknown_expert(*wanted, experts->at("items")));
+}
+
+}  // namespace
+
+void add_expert_verbs(verb_registry& verbs) {
+  auto& noun = verbs.noun("expert", "The experts of the model, written LAYER/EXPERT.");
+  auto layer = std::make_shared<std::string>();
+  auto& listing = verbs.verb(noun, "list", "All experts, or those of one layer.",
+                             "  troupe expert list\n  troupe expert list --layer 3 -o json",
+                             [layer](const session& s) { return list(s, *layer); });
+  listing.add_option("--layer", *layer, "only this MoE layer: 3, encoder.1")->type_name("LAYER");
+  auto name = std::make_shared<std::string>();
+  auto& showing = verbs.verb(noun, "show", "One expert.", "  troupe expert show 3/17",
+                             [name](const session& s) { return show(s, *name); });
+  showing.add_option("expert", *name, "LAYER/EXPERT")->required()->type_name("L/E");
+}
+
+}  // namespace troupe::cli

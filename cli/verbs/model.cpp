@@ -1,0 +1,253 @@
+// troupe model inspect, verify and plan: what is in a checkpoint folder. Works without a cluster.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "cli/application.hpp"
+#include "cli/interrupt.hpp"
+#include "cli/launch_plan.hpp"
+#include "cli/progress.hpp"
+#include "cli/terminal.hpp"
+#include "model/checkpoint.hpp"
+#include "model/inspect.hpp"
+
+namespace troupe::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using clock = std::chrono::steady_clock;
+
+struct verify_request {
+  fs::path folder;
+  bool write{};
+};
+
+struct plan_request {
+  fs::path folder;
+  cluster_options options;
+};
+
+json layer_name(layer_id layer) {
+  if (layer.stack() == layer_stack::plain) return layer.block();
+  return to_string(layer);
+}
+
+std::string activation_name(model::activation act) {
+  switch (act) {
+    case model::activation::swiglu:
+      return "swiglu";
+    case model::activation::clamped_glu:
+      return "clamped_glu";
+    case model::activation::relu:
+      return "relu";
+    case model::activation::gelu_erf:
+      return "gelu";
+    case model::activation::gelu_tanh:
+      return "gelu_tanh";
+  }
+  return "unknown";
+}
+
+std::string score_name(model::score_function score) {
+  switch (score) {
+    case model::score_function::softmax:
+      return "softmax";
+    case model::score_function::sigmoid:
+      return "sigmoid";
+    case model::score_function::softmax_of_top_k:
+      return "softmax_of_top_k";
+  }
+  return "unknown";
+}
+
+std::uint64_t layer_bytes(const model::moe_layer& layer) {
+  std::uint64_t bytes = 0;
+  for (const auto& expert : layer.experts) bytes += expert.bytes();
+  return bytes;
+}
+
+json describe_layer(const model::moe_layer& layer) {
+  return {{"layer", layer_name(layer.id)},
+          {"experts", layer.experts.size()},
+          {"top_k", layer.gate.top_k},
+          {"gate", score_name(layer.gate.score)},
+          {"width", layer.shape.width},
+          {"activation", activation_name(layer.shape.act)},
+          {"shared_width", layer.shared ? json(layer.shared->width) : json(nullptr)},
+          {"bytes_per_expert", layer.experts.empty() ? 0 : layer.experts.front().bytes()},
+          {"bytes", layer_bytes(layer)}};
+}
+
+json describe_model(const model::checkpoint& checkpoint) {
+  const auto& model = checkpoint.model();
+  json layers = json::array();
+  for (const auto& layer : model.layers) layers.push_back(describe_layer(layer));
+  json files = json::array();
+  for (const auto& file : checkpoint.files()) files.push_back(file.filename().string());
+  return {{"name", model.name},
+          {"family", model.family},
+          {"hidden", model.hidden},
+          {"dtype", to_string(model.stored)},
+          {"experts", expert_count_of(model)},
+          {"expert_bytes", model.bundle_bytes()},
+          {"fingerprint", model.fingerprint},
+          {"files", files},
+          {"layers", layers}};
+}
+
+result<exit_code> inspect(const session& s, const fs::path& folder) {
+  const auto checkpoint = model::checkpoint::open(folder);
+  if (!checkpoint) return fail(checkpoint.error());
+  const json document = describe_model(*checkpoint);
+  if (s.format() == output_format::table || s.format() == output_format::wide) {
+    std::cout << fmt::format("{}: {}, hidden {}, {} experts of {} in {} MoE layers, {} in all\n\n",
+                             printable(checkpoint->model().name), checkpoint->model().family,
+                             checkpoint->model().hidden, expert_count_of(checkpoint->model()),
+                             to_string(checkpoint->model().stored), checkpoint->model().layers.size(),
+                             human_bytes(static_cast<double>(checkpoint->model().bundle_bytes())));
+  }
+  const bool name_only = s.format() == output_format::name;
+  s.print(document, {.items = name_only ? "" : "layers",
+                     .columns = {{"LAYER", "layer"},
+                                 {"EXPERTS", "experts", cell::count},
+                                 {"TOP-K", "top_k", cell::count},
+                                 {"GATE", "gate"},
+                                 {"WIDTH", "width", cell::count},
+                                 {"ACTIVATION", "activation"},
+                                 {"SHARED WIDTH", "shared_width", cell::count},
+                                 {"PER EXPERT", "bytes_per_expert", cell::bytes},
+                                 {"LAYER TOTAL", "bytes", cell::bytes}},
+                     .name = "{name}"});
+  return exit_code::ok;
+}
+
+json describe_bundles(const model::description& model, const model::verify_report& report) {
+  json items = json::array();
+  for (const auto& layer : model.layers) {
+    for (const auto& layout : layer.experts) {
+      const auto digest = report.digests.digests.find(layout.id);
+      const bool read = digest != report.digests.digests.end();
+      items.push_back({{"layer", layer_name(layout.id.layer)},
+                       {"expert", layout.id.index},
+                       {"bytes", layout.bytes()},
+                       {"digest", read ? json(model::to_hex(digest->second)) : json(nullptr)}});
+    }
+  }
+  return items;
+}
+
+result<model::verify_report> verify_with_progress(const model::checkpoint& checkpoint) {
+  install_interrupt_handler();
+  progress shown{std::cerr, "verifying experts", stderr_is_terminal(), clock::now()};
+  return model::verify(checkpoint, [&shown](const model::verify_progress& done) {
+    shown.update(done.experts_done, done.experts_total, clock::now());
+    return interrupt_count() == 0;
+  });
+}
+
+result<exit_code> verify(const session& s, const verify_request& request) {
+  const auto checkpoint = model::checkpoint::open(request.folder);
+  if (!checkpoint) return fail(checkpoint.error());
+  const auto report = verify_with_progress(*checkpoint);
+  if (!report) return fail(report.error());
+  json problems = json::array();
+  for (const auto& problem : report->problems) problems.push_back(problem.message);
+  s.print({{"name", checkpoint->model().name},
+           {"fingerprint", checkpoint->model().fingerprint},
+           {"experts", expert_count_of(checkpoint->model())},
+           {"compared_with_manifest", report->had_manifest},
+           {"problems", problems},
+           {"items", describe_bundles(checkpoint->model(), *report)}},
+          {.items = "items",
+           .columns = {{"LAYER", "layer"},
+                       {"EXPERT", "expert", cell::count},
+                       {"BYTES", "bytes", cell::bytes},
+                       {"DIGEST", "digest"}},
+           .name = "{layer}/{expert}"});
+  for (const auto& problem : report->problems) print_error(problem.message);
+  if (!report->problems.empty()) return exit_code::failed;
+  if (request.write && !s.options().dry_run) {
+    if (auto written = model::write_manifest(request.folder, report->digests); !written) return fail(written.error());
+  }
+  return exit_code::ok;
+}
+
+result<exit_code> plan(const session& s, const plan_request& request) {
+  if (auto good = check_options(request.options); !good) {
+    print_error(good.error().message);
+    return exit_code::usage;
+  }
+  const auto checkpoint = model::checkpoint::open(request.folder);
+  if (!checkpoint) return fail(checkpoint.error());
+  const auto& model = checkpoint->model();
+  const auto& options = request.options;
+  const std::uint32_t experts = expert_count_of(model);
+  const std::uint64_t slot_bytes = slot_bytes_of(model, options.dtype);
+  const std::uint64_t least =
+      (std::uint64_t{experts} * options.replication + options.expert_nodes - 1) / options.expert_nodes;
+  const auto slots = choose_slots(options, experts, slot_bytes, this_machine());
+  json items = json::array();
+  for (std::uint32_t i = 0; i < options.expert_nodes; ++i) {
+    items.push_back({{"node", fmt::format("expert-{}", i)},
+                     {"slots_needed", least},
+                     {"bytes_needed", least * slot_bytes},
+                     {"slots", slots ? json(*slots) : json(nullptr)},
+                     {"bytes_capacity", slots ? json(*slots * slot_bytes) : json(nullptr)}});
+  }
+  s.print({{"name", model.name},
+           {"expert_nodes", options.expert_nodes},
+           {"replication", options.replication},
+           {"dtype", options.dtype},
+           {"experts", experts},
+           {"slot_bytes", slot_bytes},
+           {"fits_here", slots.has_value()},
+           {"items", items}},
+          {.items = "items",
+           .columns = {{"NODE", "node"},
+                       {"SLOTS NEEDED", "slots_needed", cell::count},
+                       {"BYTES NEEDED", "bytes_needed", cell::bytes},
+                       {"SLOTS PLANNED", "slots", cell::count},
+                       {"BYTES PLANNED", "bytes_capacity", cell::bytes}},
+           .name = "{node}"});
+  if (slots) return exit_code::ok;
+  print_note("this machine could not hold it: " + slots.error().message);
+  return exit_code::ok;
+}
+
+}  // namespace
+
+void add_model_verbs(verb_registry& verbs) {
+  auto& noun = verbs.noun("model", "What is in a checkpoint folder; needs no cluster.");
+  auto folder = std::make_shared<fs::path>();
+  auto& inspecting =
+      verbs.verb(noun, "inspect", "Layers, experts, gates and bytes of a checkpoint.",
+                 "  troupe model inspect ~/models/mixtral\n  troupe model inspect ~/models/mixtral -o json",
+                 [folder](const session& s) { return inspect(s, *folder); });
+  inspecting.add_option("folder", *folder, "checkpoint folder")->required()->type_name("DIR");
+  auto checked = std::make_shared<verify_request>();
+  auto& verifying = verbs.verb(noun, "verify", "Read every expert: digest, shape, and that all weights are finite.",
+                               "  troupe model verify ~/models/mixtral\n"
+                               "  troupe model verify ~/models/mixtral --write     keep the digests beside the weights",
+                               [checked](const session& s) { return verify(s, *checked); });
+  verifying.add_option("folder", checked->folder, "checkpoint folder")->required()->type_name("DIR");
+  verifying.add_flag("--write", checked->write, "write expert-digests.json, which every later load is compared with");
+  auto request = std::make_shared<plan_request>();
+  auto& planning = verbs.verb(noun, "plan", "Slots and bytes that each expert node will take.",
+                              "  troupe model plan ~/models/mixtral --expert-nodes 4 --replication 2",
+                              [request](const session& s) { return plan(s, *request); });
+  planning.add_option("folder", request->folder, "checkpoint folder")->required()->type_name("DIR");
+  planning.add_option("--expert-nodes,--nodes", request->options.expert_nodes, "expert nodes [3]")
+      ->check(CLI::Range(1, 1000));
+  planning.add_option("--replication", request->options.replication, "copies of each expert [1]")
+      ->check(CLI::Range(1, 64));
+  planning.add_option("--dtype", request->options.dtype, "auto, f32 or bf16 [auto]")
+      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
+}
+
+}  // namespace troupe::cli
