@@ -1,0 +1,233 @@
+#include "expert_node/shell/loader.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "expert_node/shell/layer_catalog.hpp"
+#include "model/checkpoint.hpp"
+
+namespace troupe::expert {
+namespace {
+
+using std::chrono::steady_clock;
+
+// Verified bytes with what they are.
+struct found_bundle {
+  std::shared_ptr<const model::bundle_layout> layout;
+  std::shared_ptr<bundle_buffer> bytes;
+  sha256_digest digest{};
+  std::string source;
+};
+
+}  // namespace
+
+class loader::impl {
+ public:
+  explicit impl(loader_settings settings) : settings_{std::move(settings)} {
+    settings_.fetching.cancelled = [this] { return stopping_.load(); };
+    thread_ = std::thread{[this] { run(); }};
+  }
+  ~impl() { stop(); }
+
+  void add(std::variant<load_job, slot_index> job) {
+    {
+      std::lock_guard lock{mutex_};
+      jobs_.push_back(std::move(job));
+    }
+    changed_.notify_one();
+  }
+
+  void stop() {
+    {
+      std::lock_guard lock{mutex_};
+      stopping_ = true;
+    }
+    changed_.notify_one();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  loader_counters counters;
+
+ private:
+  void run();
+  void load(const load_job& job);
+  [[nodiscard]] result<finished_load> try_load(const load_job& job);
+  [[nodiscard]] result<found_bundle> find(const load_job& job);
+  [[nodiscard]] result<found_bundle> read_checkpoint(const load_job& job);
+  [[nodiscard]] result<found_bundle> fetch(const load_job& job);
+  [[nodiscard]] result<found_bundle> fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer);
+  [[nodiscard]] result<void> verify(const load_job& job, found_bundle& found);
+
+  loader_settings settings_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<std::variant<load_job, slot_index>> jobs_;  // guarded by mutex_
+  std::atomic<bool> stopping_{};                         // written under mutex_
+  std::thread thread_;
+};
+
+void loader::impl::run() {
+  while (true) {
+    std::variant<load_job, slot_index> job;
+    {
+      std::unique_lock lock{mutex_};
+      changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+      if (stopping_) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+    }
+    if (const auto* slot = std::get_if<slot_index>(&job)) {
+      settings_.memory->unload(*slot);
+      settings_.unloaded(*slot);
+    } else {
+      load(std::get<load_job>(job));
+    }
+  }
+}
+
+void loader::impl::load(const load_job& job) {
+  const auto begin = steady_clock::now();
+  result<finished_load> done;
+  try {
+    done = try_load(job);
+  } catch (const std::exception& e) {
+    settings_.memory->unload(job.slot);
+    done = fail(errc::internal, fmt::format("loading expert {} failed: {}", to_string(job.content.expert), e.what()));
+  }
+  counters.seconds_loading.add(std::chrono::duration<double>(steady_clock::now() - begin).count());
+  if (done) {
+    counters.bytes_loaded.add(static_cast<double>(done->facts.bundle_bytes));
+    settings_.loaded(std::move(*done));
+  } else {
+    counters.loads_failed.add();
+    settings_.failed(job.slot, done.error());
+  }
+}
+
+result<finished_load> loader::impl::try_load(const load_job& job) {
+  auto found = find(job);
+  if (!found) return fail(found.error());
+  const auto packed_bytes = settings_.memory->slot_bytes(found->layout->shape);
+  if (packed_bytes > settings_.slot_bytes) {
+    return fail(errc::out_of_memory,
+                fmt::format("expert {} takes {} bytes, a slot of this node has {}; start it with larger slots",
+                            to_string(job.content.expert), packed_bytes, settings_.slot_bytes));
+  }
+  if (!settings_.allow_nonfinite) {
+    if (auto finite = model::check_finite(*found->layout, found->bytes->bytes()); !finite) return fail(finite.error());
+  }
+  if (auto packed = settings_.memory->load(job.slot, *found->layout, found->bytes->bytes()); !packed) {
+    settings_.memory->unload(job.slot);
+    return fail(packed.error());
+  }
+  settings_.layers->learn(*found->layout);
+  spdlog::debug("expert {} loaded from {} into slot {}", to_string(job.content.expert), found->source, job.slot.value);
+  loaded_facts facts{found->digest, found->bytes->bytes().size(), packed_bytes};
+  return finished_load{job.slot, found->layout, facts, found->bytes};
+}
+
+// The checkpoint first: reading a file costs nobody else anything. Then each peer; what one sent wrongly is fetched
+// again from the next.
+result<found_bundle> loader::impl::find(const load_job& job) {
+  std::vector<std::string> reasons;
+  error last{errc::unavailable, ""};
+  if (settings_.layers->layout(job.content.expert) != nullptr) {
+    auto found = read_checkpoint(job);
+    if (found) {
+      counters.loads_from_checkpoint.add();
+      return found;
+    }
+    last = found.error();
+    reasons.push_back(last.message);
+  }
+  if (!job.peers.empty()) {
+    auto found = fetch(job);
+    if (found) {
+      counters.loads_from_peer.add();
+      return found;
+    }
+    last = found.error();
+    reasons.push_back(last.message);
+  }
+  if (reasons.empty()) {
+    return fail(errc::unavailable, fmt::format("expert {} is not in this node's checkpoint and no peer was named; "
+                                               "start the node with --model",
+                                               to_string(job.content.expert)));
+  }
+  return fail(last.code, fmt::format("{}", fmt::join(reasons, "; then ")));
+}
+
+result<found_bundle> loader::impl::read_checkpoint(const load_job& job) {
+  found_bundle found;
+  found.layout = settings_.layers->layout(job.content.expert);
+  found.source = settings_.layers->checkpoint()->folder().string();
+  auto buffer = bundle_buffer::make(found.layout->bytes());
+  if (!buffer) return fail(buffer.error());
+  if (auto read = settings_.layers->checkpoint()->read_bundle(*found.layout, buffer->bytes()); !read) {
+    return fail(read.error());
+  }
+  found.bytes = std::make_shared<bundle_buffer>(std::move(*buffer));
+  if (auto right = verify(job, found); !right) return fail(right.error());
+  return found;
+}
+
+result<found_bundle> loader::impl::fetch(const load_job& job) {
+  peer_fetch transfer{settings_.fetching, job.content, settings_.layers->layout(job.content.expert)};
+  std::vector<std::string> reasons;
+  errc code = errc::unavailable;
+  for (const auto& peer : job.peers) {
+    // Bytes of an earlier peer may be what is wrong: then this one gets the chance to give all of them.
+    bool mixed = transfer.has_some();
+    auto found = fetch_from(job, peer, transfer);
+    if (!found && found.error().code == errc::corrupt && mixed) found = fetch_from(job, peer, transfer);
+    if (found) return found;
+    code = found.error().code;
+    reasons.push_back(fmt::format("{}: {}", peer.node.value, found.error().message));
+    if (code == errc::cancelled) break;
+  }
+  return fail(code, fmt::format("no peer gave expert {}: {}", to_string(job.content.expert), fmt::join(reasons, "; ")));
+}
+
+result<found_bundle> loader::impl::fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer) {
+  if (auto here = transfer.from(peer); !here) return fail(here.error());
+  found_bundle found{
+      transfer.layout(), std::make_shared<bundle_buffer>(std::move(transfer.bundle())), {}, peer.node.value};
+  auto right = verify(job, found);
+  if (right) return found;
+  transfer.bundle() = std::move(*found.bytes);
+  transfer.discard();
+  return fail(right.error());
+}
+
+result<void> loader::impl::verify(const load_job& job, found_bundle& found) {
+  found.digest = model::digest_of(found.bytes->bytes());
+  if (!job.expected || *job.expected == found.digest) return {};
+  counters.digest_mismatches.add();
+  return fail(errc::corrupt, fmt::format("expert {} from {} has SHA-256 {}, expected {}; it is not served",
+                                         to_string(job.content.expert), found.source, model::to_hex(found.digest),
+                                         model::to_hex(*job.expected)));
+}
+
+// -----------------------------------------------------------------------------------------------------------------
+
+loader::loader(loader_settings settings) : impl_{std::make_unique<impl>(std::move(settings))} {}
+loader::~loader() = default;
+void loader::load(load_job job) { impl_->add(std::move(job)); }
+void loader::unload(slot_index slot) { impl_->add(slot); }
+void loader::stop() { impl_->stop(); }
+const loader_counters& loader::counters() const { return impl_->counters; }
+
+}  // namespace troupe::expert

@@ -1,0 +1,166 @@
+#include "expert_node/shell/peer_fetch.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/wire/framing.hpp"
+#include "expert_node/shell/handshake.hpp"
+#include "expert_node/shell/layout_wire.hpp"
+#include "expert_node/shell/node_identity.hpp"
+#include "proto/peer.pb.h"
+
+namespace troupe::expert {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+// How often a wait looks whether the node stops, or a connection stands.
+constexpr milliseconds look_interval{20};
+
+error error_of(const proto::Error& reason) { return {static_cast<errc>(reason.code()), reason.message()}; }
+
+}  // namespace
+
+// One connection to one source, and the last message that came over it.
+struct peer_fetch::link {
+  link(std::string name, wire::socket opened) : node{std::move(name)}, socket{std::move(opened)} {
+    waiting.add(socket);
+  }
+  std::string node;
+  wire::socket socket;
+  wire::poller waiting;
+  std::optional<wire::incoming_message> message;
+  proto::PeerToPeer envelope;
+};
+
+peer_fetch::peer_fetch(peer_fetch_settings settings, slot_content content,
+                       std::shared_ptr<const model::bundle_layout> known)
+    : settings_{std::move(settings)}, content_{content}, layout_{std::move(known)} {}
+
+result<void> peer_fetch::from(const peer_source& source) {
+  wire::socket_options options;
+  options.client = settings_.keys ? settings_.keys(source) : std::nullopt;
+  auto socket = wire::socket::open(settings_.context, wire::socket_kind::dealer, options);
+  if (!socket) return fail(socket.error());
+  if (auto connected = socket->connect(source.address); !connected) return connected;
+  link to{source.node.value, std::move(*socket)};
+  if (window_) window_->restart();
+  ++fetch_id_;
+  if (auto done = greet(to); !done) return done;
+  if (!window_) {
+    if (auto done = learn(to); !done) return done;
+  }
+  return fetch_missing(to);
+}
+
+void peer_fetch::discard() {
+  if (window_) window_->discard();
+}
+
+bool peer_fetch::has_some() const { return window_ && window_->arrived() > 0; }
+
+result<void> peer_fetch::greet(link& to) {
+  const auto deadline = steady_clock::now() + limits::handshake_timeout;
+  proto::PeerToPeer hello;
+  fill_hello(*settings_.identity, *hello.mutable_hello());
+  // A socket refuses messages until its connection stands.
+  while (!wire::outgoing_message{}.send(to.socket, hello)) {
+    if (settings_.cancelled()) return fail(errc::cancelled, "the node is stopping");
+    if (steady_clock::now() > deadline) return fail(errc::unavailable, fmt::format("{} does not answer", to.node));
+    to.waiting.wait(look_interval);
+  }
+  if (auto got = receive(to, deadline); !got) return got;
+  if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
+  if (!to.envelope.has_welcome()) return fail(errc::invalid_request, fmt::format("{} sent no Welcome", to.node));
+  return {};
+}
+
+result<void> peer_fetch::learn(link& to) {
+  const auto deadline = steady_clock::now() + limits::peer_chunk_timeout;
+  if (auto asked = send_request(to, {0, settings_.chunks.chunk_bytes}); !asked) return asked;
+  do {
+    if (auto got = receive(to, deadline); !got) return got;
+    if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
+  } while (!to.envelope.has_chunk() || to.envelope.chunk().fetch_id() != fetch_id_);
+  const auto& chunk = to.envelope.chunk();
+  if (chunk.has_error()) return fail(error_of(chunk.error()));
+  if (layout_ == nullptr) {
+    auto layout = from_proto(content_.expert, chunk.layout());
+    if (!layout) return fail(layout.error());
+    layout_ = std::make_shared<model::bundle_layout>(std::move(*layout));
+  }
+  auto bundle = bundle_buffer::make(layout_->bytes());
+  if (!bundle) return fail(bundle.error());
+  bundle_ = std::move(*bundle);
+  window_.emplace(layout_->bytes(), settings_.chunks);
+  static_cast<void>(window_->next(steady_clock::now()));
+  return take_chunk(to);
+}
+
+result<void> peer_fetch::fetch_missing(link& to) {
+  std::uint32_t timeouts = 0;
+  while (!window_->complete()) {
+    const auto now = steady_clock::now();
+    if (window_->expire(now) > 0 && ++timeouts >= limits::peer_timeouts_max) {
+      return fail(errc::timeout, fmt::format("{} stopped sending with {} chunks to go", to.node, window_->missing()));
+    }
+    while (auto range = window_->next(now)) {
+      if (auto asked = send_request(to, *range); !asked) return asked;
+    }
+    auto got = receive(to, *window_->deadline());
+    if (!got && got.error().code == errc::timeout) continue;
+    if (!got) return got;
+    if (auto taken = take_chunk(to); !taken) return taken;
+  }
+  return {};
+}
+
+result<void> peer_fetch::send_request(link& to, const chunk_range& range) {
+  proto::PeerToPeer request;
+  auto& fetch = *request.mutable_fetch();
+  fetch.set_fetch_id(fetch_id_);
+  fetch.set_layer(content_.expert.layer.value);
+  fetch.set_expert(content_.expert.index);
+  fetch.set_version(content_.version.value);
+  fetch.set_offset(range.offset);
+  fetch.set_bytes(range.bytes);
+  return wire::outgoing_message{}.send(to.socket, request);
+}
+
+result<void> peer_fetch::receive(link& to, time_point deadline) {
+  while (true) {
+    if (settings_.cancelled()) return fail(errc::cancelled, "the node is stopping");
+    if (auto got = wire::receive(to.socket)) {
+      if (!got->message) return fail(got->message.error());
+      if (auto parsed = got->message->parse(to.envelope); !parsed) return parsed;
+      to.message.emplace(std::move(*got->message));
+      return {};
+    }
+    if (steady_clock::now() >= deadline) return fail(errc::timeout, fmt::format("{} does not answer", to.node));
+    to.waiting.wait(look_interval);
+  }
+}
+
+result<void> peer_fetch::take_chunk(link& to) {
+  if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
+  if (!to.envelope.has_chunk() || to.envelope.chunk().fetch_id() != fetch_id_) return {};  // late, of an older try
+  const auto& chunk = to.envelope.chunk();
+  if (chunk.has_error()) return fail(error_of(chunk.error()));
+  if (chunk.bundle_bytes() != bundle_.bytes().size()) {
+    return fail(errc::corrupt, fmt::format("{} has {} bytes for expert {}, this node expects {}", to.node,
+                                           chunk.bundle_bytes(), to_string(content_.expert), bundle_.bytes().size()));
+  }
+  auto data = to.message->tensor(chunk.data(), "chunk.data");
+  if (!data) return fail(data.error());
+  if (data->type != dtype::u8) return fail(errc::invalid_request, "chunk.data: expected U8");
+  if (window_->received({chunk.offset(), data->bytes.size()})) {
+    std::memcpy(bundle_.bytes().data() + chunk.offset(), data->bytes.data(), data->bytes.size());
+  }
+  return {};
+}
+
+}  // namespace troupe::expert

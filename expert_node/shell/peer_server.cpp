@@ -1,0 +1,212 @@
+#include "expert_node/shell/peer_server.hpp"
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <map>
+#include <set>
+#include <thread>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/limits.hpp"
+#include "common/wire/framing.hpp"
+#include "expert_node/shell/handshake.hpp"
+#include "expert_node/shell/layout_wire.hpp"
+#include "expert_node/shell/node_identity.hpp"
+#include "proto/peer.pb.h"
+
+namespace troupe::expert {
+namespace {
+
+using std::chrono::steady_clock;
+
+void set_error(const error& reason, proto::Error& target) {
+  target.set_code(static_cast<proto::ErrorCode>(reason.code));
+  target.set_message(reason.message);
+}
+
+}  // namespace
+
+class peer_server::impl {
+ public:
+  impl(peer_server_settings settings, wire::socket socket, std::string bound_to, wire::wake_signal wake)
+      : address{std::move(bound_to)},
+        settings_{std::move(settings)},
+        socket_{std::move(socket)},
+        wake_{std::move(wake)},
+        thread_{[this] { run(); }} {}
+  ~impl() { stop(); }
+
+  void stop() {
+    stopping_ = true;
+    wake_.wake();
+    if (thread_.joinable()) thread_.join();
+  }
+
+  const std::string address;
+  peer_server_counters counters;
+
+ private:
+  struct cached {
+    open_bundle bundle;
+    time_point used;
+    std::uint64_t bytes_sent{};
+  };
+
+  void run();
+  void handle(wire::received& got);
+  void on_hello(const wire::received& got, const proto::Hello& hello);
+  [[nodiscard]] result<void> on_fetch(const wire::received& got, const proto::FetchChunk& fetch);
+  [[nodiscard]] result<cached*> find(const slot_content& content);
+  void drop_idle();
+  void send(const wire::received& got, const proto::PeerToPeer& envelope,
+            wire::outgoing_message answer = wire::outgoing_message{});
+
+  peer_server_settings settings_;
+  wire::socket socket_;
+  wire::wake_signal wake_;
+  std::set<std::string> greeted_;  // routing ids
+  std::map<slot_content, cached> cache_;
+  std::atomic<bool> stopping_{};
+  std::thread thread_;  // last: it uses everything above
+};
+
+void peer_server::impl::run() {
+  wire::poller waiting;
+  waiting.add(socket_);
+  waiting.add(wake_);
+  while (!stopping_) {
+    waiting.wait(limits::peer_bundle_idle / 2);
+    wake_.clear();
+    while (!stopping_) {
+      auto got = wire::receive(socket_);
+      if (!got) break;
+      handle(*got);
+    }
+    drop_idle();
+  }
+}
+
+void peer_server::impl::handle(wire::received& got) {
+  result<void> outcome;
+  proto::PeerToPeer envelope;
+  if (!got.message) {
+    outcome = fail(got.message.error());
+  } else if (outcome = got.message->parse(envelope); outcome) {
+    if (envelope.has_hello()) return on_hello(got, envelope.hello());
+    if (!greeted_.contains(got.routing_id)) {
+      outcome = fail(errc::handshake_required, "say hello before the first request of a connection");
+    } else if (!envelope.has_fetch()) {
+      outcome = fail(errc::invalid_request, "expected a FetchChunk");
+    } else {
+      outcome = on_fetch(got, envelope.fetch());
+      if (!outcome) {
+        proto::PeerToPeer answer;
+        answer.mutable_chunk()->set_fetch_id(envelope.fetch().fetch_id());
+        answer.mutable_chunk()->set_offset(envelope.fetch().offset());
+        set_error(outcome.error(), *answer.mutable_chunk()->mutable_error());
+        return send(got, answer);
+      }
+    }
+  }
+  if (outcome) return;
+  counters.messages_rejected.add();
+  proto::PeerToPeer answer;
+  set_error(outcome.error(), *answer.mutable_refused());
+  send(got, answer);
+}
+
+void peer_server::impl::on_hello(const wire::received& got, const proto::Hello& hello) {
+  proto::PeerToPeer answer;
+  if (auto fine = check_hello(hello, *settings_.identity, got.user_id); !fine) {
+    spdlog::warn("peer refused: {}", fine.error().message);
+    counters.messages_rejected.add();
+    set_error(fine.error(), *answer.mutable_refused());
+    return send(got, answer);
+  }
+  // Every fetch is a connection of its own; the oldest names are of connections long gone.
+  if (greeted_.size() >= limits::nodes_max) greeted_.clear();
+  greeted_.insert(got.routing_id);
+  fill_welcome(*settings_.identity, *answer.mutable_welcome());
+  send(got, answer);
+}
+
+result<void> peer_server::impl::on_fetch(const wire::received& got, const proto::FetchChunk& fetch) {
+  const slot_content content{{{fetch.layer()}, fetch.expert()}, {fetch.version()}};
+  auto found = find(content);
+  if (!found) return fail(found.error());
+  auto& entry = **found;
+  const auto bytes = entry.bundle.bytes.bytes();
+  if (fetch.offset() >= bytes.size() || fetch.bytes() == 0 || fetch.bytes() > limits::tensor_bytes_max) {
+    return fail(errc::invalid_request, fmt::format("chunk {} + {} does not lie in the bundle of {} bytes",
+                                                   fetch.offset(), fetch.bytes(), bytes.size()));
+  }
+  const auto part =
+      bytes.subspan(fetch.offset(), std::min<std::uint64_t>(fetch.bytes(), bytes.size() - fetch.offset()));
+  proto::PeerToPeer answer;
+  auto& chunk = *answer.mutable_chunk();
+  chunk.set_fetch_id(fetch.fetch_id());
+  chunk.set_offset(fetch.offset());
+  chunk.set_bundle_bytes(bytes.size());
+  if (fetch.offset() == 0) to_proto(*entry.bundle.layout, *chunk.mutable_layout());
+  wire::outgoing_message message{got.message->kind()};
+  const std::array<std::uint64_t, 1> shape{part.size()};
+  if (auto attached = message.attach(*chunk.mutable_data(), dtype::u8, shape, part); !attached) return attached;
+  send(got, answer, std::move(message));
+  entry.used = steady_clock::now();
+  entry.bytes_sent += part.size();
+  counters.bytes_sent.add(static_cast<double>(part.size()));
+  if (entry.bytes_sent >= bytes.size()) cache_.erase(content);
+  return {};
+}
+
+result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& content) {
+  if (auto found = cache_.find(content); found != cache_.end()) return &found->second;
+  drop_idle();
+  if (cache_.size() >= limits::peer_bundles_open_max) {
+    return fail(errc::overloaded,
+                fmt::format("{} bundles are being sent already; ask another node or come back", cache_.size()));
+  }
+  auto opened = settings_.open(content);
+  if (!opened) return fail(opened.error());
+  counters.bundles_opened.add();
+  auto [entry, added] = cache_.emplace(content, cached{std::move(*opened), steady_clock::now()});
+  return &entry->second;
+}
+
+void peer_server::impl::drop_idle() {
+  const auto now = steady_clock::now();
+  std::erase_if(cache_, [&](const auto& entry) { return now - entry.second.used > limits::peer_bundle_idle; });
+}
+
+// A peer that has gone, or does not read, asks again.
+void peer_server::impl::send(const wire::received& got, const proto::PeerToPeer& envelope,
+                             wire::outgoing_message answer) {
+  auto sent = answer.send(socket_, envelope, got.routing_id);
+  if (!sent && sent.error().code == errc::unavailable) greeted_.erase(got.routing_id);
+}
+
+// -----------------------------------------------------------------------------------------------------------------
+
+result<std::unique_ptr<peer_server>> peer_server::start(peer_server_settings settings) {
+  auto socket = wire::socket::open(settings.context, wire::socket_kind::router, settings.socket);
+  if (!socket) return fail(socket.error());
+  auto address = socket->bind(settings.address);
+  if (!address) return fail(address.error());
+  auto wake = wire::wake_signal::make();
+  if (!wake) return fail(wake.error());
+  return std::unique_ptr<peer_server>{new peer_server{
+      std::make_unique<impl>(std::move(settings), std::move(*socket), std::move(*address), std::move(*wake))}};
+}
+
+peer_server::peer_server(std::unique_ptr<impl> i) : impl_{std::move(i)} {}
+peer_server::~peer_server() = default;
+const std::string& peer_server::address() const { return impl_->address; }
+const peer_server_counters& peer_server::counters() const { return impl_->counters; }
+void peer_server::stop() { impl_->stop(); }
+
+}  // namespace troupe::expert

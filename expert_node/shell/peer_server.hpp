@@ -1,0 +1,63 @@
+// The thread that gives bundles of this node's slots to other expert nodes, in the chunks they ask for.
+//
+// A bundle is read once per transfer (out of its slot, or from the checkpoint when packing has lost bits), and dropped
+// after its last chunk or when nobody asks any more. At most limits::peer_bundles_open_max are kept; further nodes are
+// told to come back.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "common/error.hpp"
+#include "common/http/metrics.hpp"
+#include "common/wire/socket.hpp"
+#include "expert_node/core/slot_table.hpp"
+#include "expert_node/shell/bundle_buffer.hpp"
+#include "model/description.hpp"
+
+namespace troupe::expert {
+
+class node_identity;
+
+// A bundle as it stands in the checkpoint.
+struct open_bundle {
+  std::shared_ptr<const model::bundle_layout> layout;
+  bundle_buffer bytes;
+};
+
+struct peer_server_settings {
+  std::shared_ptr<wire::context> context;
+  std::string address;          // to bind
+  wire::socket_options socket;  // CURVE on TCP
+  std::shared_ptr<const node_identity> identity;
+  // Reads what this node serves; called on the server's thread, may take as long as reading takes.
+  // unknown_expert: not served here.
+  std::function<result<open_bundle>(const slot_content&)> open;
+};
+
+struct peer_server_counters {
+  http::counter bundles_opened;
+  http::counter bytes_sent;
+  http::counter messages_rejected;
+};
+
+class peer_server {
+ public:
+  // Binds and starts the thread. conflict, invalid_request: about the address.
+  [[nodiscard]] static result<std::unique_ptr<peer_server>> start(peer_server_settings settings);
+  ~peer_server();
+  peer_server(const peer_server&) = delete;
+  peer_server& operator=(const peer_server&) = delete;
+
+  [[nodiscard]] const std::string& address() const;
+  [[nodiscard]] const peer_server_counters& counters() const;
+  void stop();
+
+ private:
+  class impl;
+  explicit peer_server(std::unique_ptr<impl> i);
+  std::unique_ptr<impl> impl_;
+};
+
+}  // namespace troupe::expert
