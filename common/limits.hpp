@@ -174,6 +174,17 @@ inline constexpr std::size_t safetensors_header_bytes_max = 100'000'000;
 inline constexpr std::size_t config_json_bytes_max = 4 * mib;
 inline constexpr int json_depth_max = 64;
 
+// -- log ----------------------------------------------------------------------------------------------------------
+
+// Lines that wait for the disk; past it the oldest are dropped.
+inline constexpr std::size_t log_queue_lines_max = 8192;
+inline constexpr std::size_t log_file_bytes_max = 16 * mib;
+inline constexpr std::size_t log_files_max = 4;
+inline constexpr std::chrono::seconds log_flush_interval = 1s;
+// What one place in the code may write: at once, then one line per interval.
+inline constexpr std::uint32_t log_site_burst = 10;
+inline constexpr std::chrono::milliseconds log_site_interval = 1s;
+
 // -- HTTP ---------------------------------------------------------------------------------------------------------
 
 inline constexpr std::size_t http_header_bytes_max = 16 * kib;
