@@ -9,7 +9,6 @@ from typing import Any, Dict, List
 import pytest
 import torch
 import transformers
-
 import troupe
 from goldens import FAMILIES, GOLDENS, greedy_matches, load_local, logits_difference
 
