@@ -128,6 +128,12 @@ inline constexpr std::uint32_t loads_per_node_max = 4;
 inline constexpr std::uint32_t balance_moves_max = 4;
 // A load or free that shows no trace in the inventory is asked for again.
 inline constexpr std::chrono::milliseconds order_resend_after = 1s;
+// A load that was called off before any trace of it was seen may still arrive this late; until then its slot is not
+// given away. Longer than a node may be silent without being lost.
+inline constexpr std::chrono::milliseconds order_lifetime_max = 5s;
+static_assert(heartbeat_lost_after < order_lifetime_max);
+// A node that has nothing under way is asked for its inventory this often, should a report have been lost.
+inline constexpr std::chrono::milliseconds inventory_refresh = 10s;
 // A load that has not ended by then counts as failed: the largest bundles take seconds.
 inline constexpr std::chrono::milliseconds load_timeout = 300s;
 // After a failed load the same node is not asked for that expert again: first pause, doubled each time, longest pause.
@@ -141,6 +147,8 @@ inline constexpr std::chrono::milliseconds restart_grace = 5s;
 inline constexpr std::size_t crash_loop_losses = 5;
 inline constexpr std::chrono::milliseconds crash_loop_window = 30s;
 inline constexpr std::chrono::milliseconds quarantine_pause = 60s;
+// Lost expert nodes stay in the list until an operator removes them; lost routers, which hold nothing, this long.
+inline constexpr std::chrono::milliseconds lost_router_kept = 600s;
 // After a failed write of its state the coordinator tries again.
 inline constexpr std::chrono::milliseconds store_retry_after = 1s;
 inline constexpr std::chrono::milliseconds store_busy_timeout = 5s;

@@ -1,0 +1,246 @@
+// Everything the coordinator knows, as plain data. The state machine's parts (membership, inventories, reconciler,
+// publisher, admin_commands) are free functions over this struct; nobody else changes it.
+//
+// Node and replica lives are variants; docs/state-machines.md draws them. Belongs to one thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/cluster_map.hpp"
+#include "common/ids.hpp"
+#include "coordinator/core/events.hpp"
+#include "coordinator/core/output.hpp"
+#include "coordinator/core/traffic_window.hpp"
+
+namespace troupe::coordinator {
+
+template <class... Handlers>
+struct overloaded : Handlers... {
+  using Handlers::operator()...;
+};
+template <class... Handlers>
+overloaded(Handlers...) -> overloaded<Handlers...>;
+
+struct expert_spec {
+  expert_id id;
+  std::uint64_t bundle_bytes{};
+};
+
+struct cluster_settings {
+  std::string cluster_id;
+  std::string model_fingerprint;
+  std::uint32_t replication{1};
+  std::uint32_t expert_nodes{1};     // how many the first placement waits for
+  std::vector<expert_spec> experts;  // ordered by id
+};
+
+// -- slots: what the coordinator knows of one replica ----------------------------------------------------------------
+
+struct slot_ordered {  // asked for, no trace in the inventory yet
+  time_point first_sent;
+  time_point last_sent;
+};
+struct slot_loading {
+  time_point since;
+};
+struct slot_ready {};     // verified: may be in the map
+struct slot_presumed {};  // in the map before a restart; its node has not reported yet
+struct slot_retiring {    // out of the map since `epoch` (0: with the next one); routers may still use it
+  epoch_number epoch;
+};
+struct slot_freeing {
+  time_point since;
+  time_point last_sent;
+};
+struct slot_failed {
+  std::string reason;
+};
+using slot_life =
+    std::variant<slot_ordered, slot_loading, slot_ready, slot_presumed, slot_retiring, slot_freeing, slot_failed>;
+
+struct slot_entry {
+  expert_id expert;
+  weights_version version;
+  slot_life life;
+  std::optional<node_id> replaces{};  // loaded to take the place of that node's replica
+  std::uint64_t resident_bytes{};
+  bool seen{};  // in an inventory
+};
+
+// -- nodes --------------------------------------------------------------------------------------------------------
+
+struct node_expected {  // known from before a restart, not heard yet; presumed to serve until then
+  time_point until;
+};
+struct node_joining {  // accepted; gets work once it has reported and, after a loss, has been heard steadily
+  time_point since;
+  bool probation{};  // it was lost before
+  time_point steady_since;
+  bool reported{};
+};
+struct node_serving {
+  time_point since;
+};
+struct node_suspect {  // silent, but not for long enough to act
+  time_point since;
+};
+struct node_quarantined {
+  time_point until;
+};
+struct node_lost {
+  time_point since;
+  std::string reason;
+};
+using node_life = std::variant<node_expected, node_joining, node_serving, node_suspect, node_quarantined, node_lost>;
+
+// A newcomer with the name of a node that seemed alive a moment ago. Which of the two lives shows within the next
+// heartbeats: if the old one is heard twice, the newcomer is refused, else it takes over.
+struct contested_join {
+  join_request request;
+  time_point since;
+  int old_heartbeats{};
+};
+
+struct drain_operation {
+  std::string id;
+  std::uint32_t replicas_at_start{};
+  bool done{};
+};
+
+struct load_failure {
+  std::uint32_t count{};
+  time_point not_before;
+  std::string reason;
+};
+
+struct node_entry {
+  std::string peer;  // connection
+  incarnation_number incarnation;
+  node_facts facts;
+  node_life life;
+  std::optional<drain_operation> drain;
+  bool removed{};  // by an operator; kept so that this incarnation is refused
+  time_point last_heard;
+  std::deque<time_point> losses;
+  std::optional<contested_join> contested;
+
+  // expert nodes
+  std::map<slot_index, slot_entry> slots;
+  std::map<expert_id, load_failure> failures;
+  std::uint64_t inventory_sequence{};
+  time_point inventory_due{};  // asked for again then, unless one arrives
+  std::uint64_t resident_set_bytes{};
+  std::uint64_t queue_rows{};
+
+  // maps
+  epoch_number heard_epoch;  // from heartbeats
+  term_number acked_term;
+  epoch_number acked_epoch;
+  std::optional<time_point> map_sent;
+
+  [[nodiscard]] bool is_expert() const { return facts.role == node_role::expert; }
+  [[nodiscard]] bool is_draining() const { return drain.has_value(); }
+};
+
+// Serves rows: its verified replicas belong into the map.
+[[nodiscard]] bool is_serving(const node_entry& node);
+// Has a session: accepted and not lost.
+[[nodiscard]] bool is_member(const node_entry& node);
+[[nodiscard]] node_state shown_state(const node_entry& node);
+
+// -- experts --------------------------------------------------------------------------------------------------------
+
+struct expert_dormant {
+  std::string reason;
+};
+struct expert_warming {};
+struct expert_active {
+  std::uint32_t replicas{};  // in the published map
+};
+using expert_life = std::variant<expert_dormant, expert_warming, expert_active>;
+
+struct expert_entry {
+  expert_id id;
+  std::uint64_t bundle_bytes{};
+  weights_version version{1};
+  std::optional<sha256_digest> digest;
+  expert_life life;
+  std::vector<node_id> wanted;  // by the newest plan
+  std::string last_failure;     // newest failed load; empty: none since it was last verified
+};
+
+// -- the whole --------------------------------------------------------------------------------------------------------
+
+struct command_entry {
+  std::uint64_t number{};
+  command_outcome outcome;
+};
+
+// Records on their way to the disk, and what becomes true once they are there.
+struct persist_in_flight {
+  std::vector<store_record> records;
+  std::shared_ptr<const cluster_map> map;  // becomes the published one
+  std::optional<admin_command> command;    // is carried out
+  std::optional<command_outcome> outcome;
+  std::uint64_t command_number{};
+};
+
+struct cluster_state {
+  cluster_settings settings;
+  time_point now;
+  time_point started;
+  term_number term;
+  bool term_durable{};
+
+  std::map<node_id, node_entry> nodes;
+  std::vector<expert_entry> experts;  // ordered by id
+
+  std::shared_ptr<const cluster_map> published;  // never null; epoch 0: nothing published yet
+  time_point last_published;
+  // What the disk holds, to write only what changes.
+  std::map<node_id, node_record> durable_nodes;
+  std::vector<expert_record> durable_experts;                         // as `experts`
+  std::map<std::uint64_t, std::vector<persist_in_flight>> in_flight;  // by ticket
+  std::uint64_t last_ticket{};
+
+  std::map<std::string, command_entry> commands;
+  std::uint64_t last_command_number{};
+  std::uint64_t last_order{};  // numbers loads and frees
+  std::uint64_t last_operation{};
+
+  bool placed{};   // the first placement has begun: enough nodes are there
+  bool settled{};  // and has ended: from now on every change is a repair
+  std::optional<time_point> first_join;
+  bool stopping{};
+  std::optional<error> alarm;  // the store does not take writes
+  time_point store_retry_at;
+
+  traffic_window traffic;
+  std::uint32_t replicas_missing{};  // by the newest plan
+  std::uint64_t loads_failed{};
+  std::uint64_t loads_done{};
+  std::uint64_t nodes_lost{};
+
+  bool dirty{true};  // something changed since the last pass
+  output out;
+
+  explicit cluster_state(cluster_settings s);
+  [[nodiscard]] expert_entry* find(const expert_id& id);
+  [[nodiscard]] const expert_entry* find(const expert_id& id) const;
+  [[nodiscard]] node_entry* find(const node_id& name);
+  // The entry, when `incarnation` is the one that has the session.
+  [[nodiscard]] node_entry* find_member(const node_id& name, incarnation_number incarnation);
+  void tell(severity level, std::string kind, std::string object, std::string text);
+  // Puts `records` into the output; `then` is kept until the result comes back.
+  void persist(std::vector<store_record> records, persist_in_flight then);
+};
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,183 @@
+#include "coordinator/core/cluster_state_machine.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "coordinator/core/admin_commands.hpp"
+#include "coordinator/core/inventories.hpp"
+#include "coordinator/core/membership.hpp"
+#include "coordinator/core/publisher.hpp"
+#include "coordinator/core/reconciler.hpp"
+
+namespace troupe::coordinator {
+namespace {
+
+void note_stats(cluster_state& state, const stats_report& report) {
+  auto* node = state.find_member(report.node, report.incarnation);
+  if (node == nullptr) return;
+  node->resident_set_bytes = report.resident_set_bytes;
+  node->queue_rows = report.queue_rows;
+  for (const auto& traffic : report.experts) {
+    if (state.find(traffic.expert) == nullptr) continue;
+    state.traffic.report(report.node, report.incarnation, traffic.expert, traffic.rows_total, state.now);
+  }
+}
+
+node_entry restored_node(const node_record& record, time_point now) {
+  node_entry node;
+  node.incarnation = record.incarnation;
+  node.facts = record.facts;
+  node.removed = record.removed;
+  node.last_heard = now;
+  if (record.draining) node.drain = drain_operation{record.operation, 0, false};
+  if (record.in_map && !record.removed) {
+    node.life = node_expected{now + limits::restart_grace};
+  } else {
+    node.life = node_lost{now, record.removed ? "removed by an operator" : "not heard since the coordinator's restart"};
+  }
+  return node;
+}
+
+}  // namespace
+
+result<cluster_state_machine> cluster_state_machine::create(cluster_settings settings, const durable_state& durable,
+                                                            time_point now) {
+  if (durable.cluster && durable.cluster->cluster_id != settings.cluster_id) {
+    return fail(errc::conflict,
+                fmt::format("the state on disk belongs to cluster {}, this is {}; use another data folder",
+                            durable.cluster->cluster_id, settings.cluster_id));
+  }
+  if (durable.cluster && durable.cluster->model_fingerprint != settings.model_fingerprint) {
+    return fail(
+        errc::conflict,
+        fmt::format("the state on disk belongs to another model (fingerprint {:.12}, not {:.12}); start with the "
+                    "same checkpoint folder, or use another data folder",
+                    durable.cluster->model_fingerprint, settings.model_fingerprint));
+  }
+  if (settings.replication == 0 || settings.replication > limits::replicas_per_expert_max) {
+    return fail(errc::invalid_request,
+                fmt::format("replication {} is not in 1-{}", settings.replication, limits::replicas_per_expert_max));
+  }
+  auto state = std::make_unique<cluster_state>(std::move(settings));
+  state->now = now;
+  state->started = now;
+  state->term = {durable.cluster ? durable.cluster->term.value + 1 : 1};
+  cluster_state_machine machine(std::move(state));
+  machine.restore(durable);
+  return machine;
+}
+
+cluster_state_machine::cluster_state_machine(std::unique_ptr<cluster_state> state) : state_(std::move(state)) {}
+
+void cluster_state_machine::restore(const durable_state& durable) {
+  auto& state = *state_;
+  auto map = publisher::map_of(durable, state.settings, state.term);
+  for (const auto& record : durable.nodes) {
+    state.nodes[record.node] = restored_node(record, state.now);
+    state.durable_nodes[record.node] = record;
+  }
+  for (const auto& record : durable.experts) {
+    auto* expert = state.find(record.expert);
+    if (expert == nullptr) continue;
+    expert->version = record.version;
+    expert->digest = record.digest;
+    state.durable_experts[static_cast<std::size_t>(expert - state.experts.data())] = record;
+    if (!record.replicas.empty()) {
+      expert->life = expert_active{static_cast<std::uint32_t>(record.replicas.size())};
+      state.placed = state.settled = true;
+    }
+    for (const auto& replica : record.replicas) {
+      auto* node = state.find(replica.node);
+      if (node == nullptr || !std::holds_alternative<node_expected>(node->life)) continue;
+      node->slots.emplace(replica.slot, slot_entry{record.expert, replica.version, slot_presumed{}, {}, 0});
+    }
+  }
+  for (const auto& record : durable.commands) {
+    state.commands[record.command_id] = {record.number, record.outcome};
+    state.last_command_number = std::max(state.last_command_number, record.number);
+  }
+  for (auto& [name, node] : state.nodes) {
+    if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());
+  }
+  auto epoch = map.epoch;
+  state.published = std::make_shared<const cluster_map>(std::move(map));
+  state.persist({cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, epoch}}, {});
+  state.tell(
+      severity::info, "coordinator_started", state.settings.cluster_id,
+      fmt::format("term {}, epoch {}, {} nodes are expected back", state.term.value, epoch.value, state.nodes.size()));
+}
+
+void cluster_state_machine::advance_clock(time_point now) {
+  auto pause = now - state_->now;
+  if (pause > limits::heartbeat_suspect_after) membership::forgive_silence(*state_, pause);
+  state_->now = std::max(state_->now, now);
+}
+
+void cluster_state_machine::step(const event& what, time_point now) {
+  advance_clock(now);
+  auto& state = *state_;
+  std::visit(overloaded{
+                 [&](const join_request& e) { membership::join(state, e); },
+                 [&](const leave_request& e) { membership::leave(state, e); },
+                 [&](const heartbeat& e) { membership::heard(state, e); },
+                 [&](const inventory_report& e) { inventories::apply(state, e); },
+                 [&](const map_acknowledged& e) { publisher::acknowledged(state, e); },
+                 [&](const stats_report& e) { note_stats(state, e); },
+                 [&](const admin_command& e) { admin_commands::handle(state, e); },
+                 [&](const persist_result& e) { on_persist_result(e); },
+             },
+             what);
+}
+
+void cluster_state_machine::on_persist_result(const persist_result& result) {
+  auto& state = *state_;
+  auto found = state.in_flight.extract(result.ticket);
+  if (found.empty()) return;
+  if (result.failure) {
+    if (!state.alarm) state.tell(severity::error, "store_alarm", "state.db", result.failure->message);
+    state.alarm = result.failure;
+    state.store_retry_at = state.now + limits::store_retry_after;
+    for (const auto& part : found.mapped()) {
+      if (part.command) admin_commands::rejected(state, part, *result.failure);
+    }
+    if (!state.term_durable) {
+      state.persist({cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term,
+                                    state.published->epoch}},
+                    {});
+    }
+    return;
+  }
+  if (state.alarm) state.tell(severity::info, "store_ok", "state.db", "the state can be written again");
+  state.alarm.reset();
+  state.term_durable = true;
+  for (const auto& part : found.mapped()) {
+    publisher::committed(state, part);
+    if (part.command) admin_commands::committed(state, part);
+  }
+  state.dirty = true;
+}
+
+void cluster_state_machine::tick(time_point now) {
+  advance_clock(now);
+  membership::advance(*state_);
+  if (!state_->dirty && now - last_pass_ < limits::pass_interval) return;
+  last_pass_ = now;
+  state_->dirty = false;
+  reconciler::pass(*state_);
+  publisher::pass(*state_);
+}
+
+output cluster_state_machine::take_output() { return std::exchange(state_->out, {}); }
+
+std::vector<std::pair<node_id, incarnation_number>> cluster_state_machine::members() const {
+  std::vector<std::pair<node_id, incarnation_number>> result;
+  for (const auto& [name, node] : state_->nodes) {
+    if (is_member(node)) result.emplace_back(name, node.incarnation);
+  }
+  return result;
+}
+
+}  // namespace troupe::coordinator

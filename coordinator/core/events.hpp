@@ -1,0 +1,135 @@
+// What the cluster state machine is told: everything that arrives from nodes, operators and the store, as plain values.
+// `peer` names the connection that a message came by; answers go back there.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/cluster_map.hpp"
+#include "common/error.hpp"
+#include "common/ids.hpp"
+
+namespace troupe::coordinator {
+
+using time_point = std::chrono::steady_clock::time_point;
+using duration = std::chrono::steady_clock::duration;
+
+// What a node says about itself when it joins.
+struct node_facts {
+  node_role role{node_role::expert};
+  std::uint64_t pid{};
+  std::string data_address;
+  std::string http_address;
+  std::string peer_address;
+  std::string public_key;
+  std::string machine_id;
+  std::string zone;  // failure domain; empty: the machine
+  std::string device;
+  std::string dtype;
+  std::uint32_t slots_total{};
+  std::uint64_t slot_bytes{};
+  std::string model_fingerprint;
+  friend bool operator==(const node_facts&, const node_facts&) = default;
+};
+
+struct join_request {
+  std::string peer;
+  std::string cluster_id;  // empty: a fresh node that does not know it yet
+  node_id node;
+  incarnation_number incarnation;
+  node_facts facts;
+};
+
+struct leave_request {
+  node_id node;
+  incarnation_number incarnation;
+};
+
+struct heartbeat {
+  node_id node;
+  incarnation_number incarnation;
+  epoch_number epoch;  // newest map the node works by
+};
+
+enum class reported_slot_state : std::uint8_t { loading = 1, ready = 2, failed = 3, freeing = 4 };
+
+struct slot_report {
+  slot_index slot;
+  expert_id expert;
+  weights_version version;
+  reported_slot_state state{reported_slot_state::loading};
+  std::optional<sha256_digest> digest;  // ready
+  std::uint64_t bundle_bytes{};
+  std::uint64_t resident_bytes{};
+  std::string failure;  // failed: why
+};
+
+struct inventory_report {
+  node_id node;
+  incarnation_number incarnation;
+  std::uint64_t sequence{};
+  term_number term;  // newest the node has seen
+  std::vector<slot_report> slots;
+};
+
+struct map_acknowledged {
+  node_id node;
+  incarnation_number incarnation;
+  term_number term;
+  epoch_number epoch;
+};
+
+struct expert_traffic {
+  expert_id expert;
+  std::uint64_t rows_total{};  // since the incarnation began
+  std::uint64_t calls_total{};
+};
+
+struct stats_report {
+  node_id node;
+  incarnation_number incarnation;
+  std::uint64_t resident_set_bytes{};
+  std::uint64_t queue_rows{};
+  std::vector<expert_traffic> experts;
+};
+
+// -- operators ----------------------------------------------------------------------------------------------------
+
+struct drain_node {
+  node_id node;
+  bool dry_run{};
+};
+struct undrain_node {
+  node_id node;
+  bool dry_run{};
+};
+struct remove_node {
+  node_id node;
+  bool dry_run{};
+  bool force{};
+};
+struct stop_cluster {};
+
+struct admin_command {
+  std::string peer;
+  std::string command_id;  // the same id again returns the same answer and does nothing twice
+  std::variant<drain_node, undrain_node, remove_node, stop_cluster> what;
+};
+
+// -- the store ----------------------------------------------------------------------------------------------------
+
+// What became of output::persist number `ticket`.
+struct persist_result {
+  std::uint64_t ticket{};
+  std::optional<error> failure;
+};
+
+using event = std::variant<join_request, leave_request, heartbeat, inventory_report, map_acknowledged, stats_report,
+                           admin_command, persist_result>;
+
+}  // namespace troupe::coordinator

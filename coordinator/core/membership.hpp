@@ -1,0 +1,17 @@
+// Who belongs to the cluster: joins, leaves, heartbeats and what silence means. Time is state.now.
+#pragma once
+
+#include "coordinator/core/cluster_state.hpp"
+
+namespace troupe::coordinator::membership {
+
+void join(cluster_state& state, const join_request& request);
+void leave(cluster_state& state, const leave_request& request);
+void heard(cluster_state& state, const heartbeat& beat);
+// Moves every node on that time alone moves on: suspect, lost, back, quarantine, contested names.
+void advance(cluster_state& state);
+// The coordinator itself was not running for `pause`: nobody's silence in that time counts (faults.md K3).
+void forgive_silence(cluster_state& state, duration pause);
+void lose(cluster_state& state, const node_id& name, std::string reason);
+
+}  // namespace troupe::coordinator::membership

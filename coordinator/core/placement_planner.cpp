@@ -1,0 +1,279 @@
+#include "coordinator/core/placement_planner.hpp"
+
+#include <algorithm>
+#include <cassert>
+#include <limits>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <tuple>
+
+namespace troupe::coordinator {
+namespace {
+
+constexpr std::uint32_t nowhere = std::numeric_limits<std::uint32_t>::max();
+
+class planner {
+ public:
+  explicit planner(const planner_input& input) : input_(input) {}
+
+  placement_plan run() {
+    keep();
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) trim(e);
+    place();
+    balance();
+    report_missing();
+    return std::move(plan_);
+  }
+
+ private:
+  // What one node would hold when the plan is carried out.
+  struct node_load {
+    double total{};
+    std::vector<double> by_layer;
+    std::uint32_t room{};  // slots that new replicas can go into now
+  };
+
+  [[nodiscard]] bool accepts(std::uint32_t n) const { return input_.nodes[n].accepts && input_.nodes[n].slots > 0; }
+  [[nodiscard]] double fill(std::uint32_t n) const { return loads_[n].total / input_.nodes[n].slots; }
+  [[nodiscard]] double layer_fill(std::uint32_t n, std::uint32_t e) const {
+    return loads_[n].by_layer[layer_of_[e]] / input_.nodes[n].slots;
+  }
+  [[nodiscard]] bool holds(std::uint32_t e, std::uint32_t n) const {
+    return std::ranges::find(plan_.wanted[e], n) != plan_.wanted[e].end();
+  }
+  // Also replicas that are to be dropped: the node cannot load what it still has.
+  [[nodiscard]] bool has_copy(std::uint32_t e, std::uint32_t n) const {
+    return holds(e, n) ||
+           std::ranges::find(input_.experts[e].replicas, n, &planner_replica::node) != input_.experts[e].replicas.end();
+  }
+  [[nodiscard]] bool is_ready(std::uint32_t e, std::uint32_t n) const {
+    return std::ranges::any_of(input_.experts[e].replicas, [&](auto& r) { return r.node == n && r.ready; });
+  }
+  [[nodiscard]] bool is_leaving(std::uint32_t e, std::uint32_t n) const {
+    return std::ranges::any_of(input_.experts[e].replicas, [&](auto& r) { return r.node == n && r.leaving; });
+  }
+  [[nodiscard]] bool avoids(std::uint32_t e, std::uint32_t n) const {
+    return std::ranges::find(input_.experts[e].avoid, n) != input_.experts[e].avoid.end();
+  }
+
+  void count(std::uint32_t e, std::uint32_t n, double sign) {
+    loads_[n].total += sign * input_.experts[e].load;
+    loads_[n].by_layer[layer_of_[e]] += sign * input_.experts[e].load;
+  }
+  void record(move_kind kind, std::uint32_t e, std::uint32_t n, move_reason reason,
+              std::optional<std::uint32_t> replaces = {}) {
+    plan_.moves.push_back({kind, input_.experts[e].id, n, reason, replaces});
+  }
+  void add(std::uint32_t e, std::uint32_t n, move_reason reason, std::optional<std::uint32_t> replaces = {}) {
+    assert(loads_[n].room > 0 && !holds(e, n));
+    auto& wanted = plan_.wanted[e];
+    wanted.insert(std::ranges::upper_bound(wanted, n), n);
+    count(e, n, 1);
+    --loads_[n].room;
+    record(move_kind::add, e, n, reason, replaces);
+  }
+  void remove(std::uint32_t e, std::uint32_t n) {
+    std::erase(plan_.wanted[e], n);
+    count(e, n, -1);
+  }
+
+  void keep() {
+    std::map<layer_id, std::uint32_t> layers;
+    for (const auto& expert : input_.experts) {
+      auto number = static_cast<std::uint32_t>(layers.size());
+      layer_of_.push_back(layers.try_emplace(expert.id.layer, number).first->second);
+    }
+    for (const auto& node : input_.nodes) {
+      loads_.push_back({0, std::vector<double>(layers.size()), node.accepts ? node.slots_free : 0});
+    }
+    auto accepting = static_cast<std::uint32_t>(
+        std::ranges::count_if(input_.nodes, [](const auto& node) { return node.accepts && node.slots > 0; }));
+    per_expert_ = std::min(input_.replication, accepting);
+    plan_.wanted.resize(input_.experts.size());
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      for (const auto& replica : input_.experts[e].replicas) {
+        assert(replica.node < input_.nodes.size() && !holds(e, replica.node));
+        if (!accepts(replica.node)) {
+          record(move_kind::drop, e, replica.node, move_reason::drain);
+          continue;
+        }
+        plan_.wanted[e].push_back(replica.node);
+        count(e, replica.node, 1);
+      }
+      std::ranges::sort(plan_.wanted[e]);
+    }
+  }
+
+  // How many of the expert's replicas share this one's zone, itself included.
+  [[nodiscard]] std::size_t zone_mates(std::uint32_t e, std::uint32_t n) const {
+    const auto& zone = input_.nodes[n].zone;
+    return static_cast<std::size_t>(
+        std::ranges::count_if(plan_.wanted[e], [&](auto other) { return input_.nodes[other].zone == zone; }));
+  }
+
+  // The replica that another one was added to replace.
+  [[nodiscard]] std::optional<std::uint32_t> replaced(std::uint32_t e) const {
+    for (const auto& replica : input_.experts[e].replicas) {
+      if (replica.replaces && holds(e, replica.node) && holds(e, *replica.replaces)) return replica.replaces;
+    }
+    return std::nullopt;
+  }
+
+  void trim(std::uint32_t e) {
+    while (plan_.wanted[e].size() > std::max(per_expert_, 1U)) {
+      auto given_up = replaced(e);
+      auto worst = given_up ? *given_up : fullest(e);
+      remove(e, worst);
+      record(move_kind::drop, e, worst, move_reason::surplus);
+      ++surplus_;
+    }
+  }
+
+  [[nodiscard]] std::uint32_t fullest(std::uint32_t e) const {
+    return *std::ranges::max_element(plan_.wanted[e], {}, [&](std::uint32_t n) {
+      return std::tuple(is_leaving(e, n), zone_mates(e, n) > 1, fill(n), layer_fill(n, e), !is_ready(e, n), n);
+    });
+  }
+
+  // The best node for one more replica, or `nowhere`.
+  [[nodiscard]] std::uint32_t choose(std::uint32_t e) const {
+    std::uint32_t best = nowhere;
+    auto score = [&](std::uint32_t n) { return std::tuple(zone_mates(e, n), layer_fill(n, e), fill(n), n); };
+    for (std::uint32_t n = 0; n < input_.nodes.size(); ++n) {
+      if (!accepts(n) || loads_[n].room == 0 || has_copy(e, n) || avoids(e, n)) continue;
+      if (best == nowhere || score(n) < score(best)) best = n;
+    }
+    return best;
+  }
+
+  void place() {
+    for (std::uint32_t round = 0; round < per_expert_; ++round) {
+      for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+        if (plan_.wanted[e].size() > round) continue;
+        auto reason = plan_.wanted[e].empty() ? move_reason::first_replica : move_reason::replication;
+        if (auto n = choose(e); n != nowhere) {
+          add(e, n, reason);
+        } else {
+          make_room(e);
+        }
+      }
+    }
+  }
+
+  // Free slots are only left where expert `e` is already (or none at all): move another expert there, out of a node
+  // that could take `e`. The freed slot is used by a later plan, once the move is done.
+  void make_room(std::uint32_t e) {
+    if (plan_.wanted[e].empty() || search_failed_ || made_room_ >= input_.balance_moves_max) return;
+    for (std::uint32_t to = 0; to < input_.nodes.size(); ++to) {
+      if (!accepts(to) || loads_[to].room == 0) continue;
+      for (std::uint32_t other = 0; other < input_.experts.size(); ++other) {
+        if (other == e || plan_.wanted[other].empty() || has_copy(other, to) || avoids(other, to)) continue;
+        auto from = std::ranges::find_if(plan_.wanted[other], [&](std::uint32_t n) {
+          return is_ready(other, n) && !has_copy(e, n) && !avoids(e, n);
+        });
+        if (from == plan_.wanted[other].end()) continue;
+        auto source = *from;
+        add(other, to, move_reason::make_room, source);
+        remove(other, source);
+        record(move_kind::drop, other, source, move_reason::make_room);
+        ++made_room_;
+        return;
+      }
+    }
+    search_failed_ = true;  // one search over all experts per plan: the next plan tries again
+  }
+
+  // The expert whose move from `from` to `to` helps the layers' own balance most.
+  [[nodiscard]] std::uint32_t expert_to_move(std::uint32_t from, std::uint32_t to) const {
+    std::uint32_t best = nowhere;
+    double best_gain = 0;
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      if (!holds(e, from) || !is_ready(e, from) || has_copy(e, to) || avoids(e, to)) continue;
+      if (zone_mates(e, from) < 2 && shares_zone_elsewhere(e, from, to)) continue;
+      double gain = layer_fill(from, e) - layer_fill(to, e);
+      if (best == nowhere || gain > best_gain) {
+        best = e;
+        best_gain = gain;
+      }
+    }
+    return best;
+  }
+  // Would the expert, moved from `from` to `to`, have two replicas in the zone of `to`?
+  [[nodiscard]] bool shares_zone_elsewhere(std::uint32_t e, std::uint32_t from, std::uint32_t to) const {
+    return std::ranges::any_of(
+        plan_.wanted[e], [&](std::uint32_t n) { return n != from && input_.nodes[n].zone == input_.nodes[to].zone; });
+  }
+
+  void balance() {
+    // What is on its way already shows as surplus: at most so many moves at a time.
+    for (auto moves = surplus_ + made_room_; moves < input_.balance_moves_max; ++moves) {
+      if (!balance_once()) return;
+    }
+  }
+
+  bool balance_once() {
+    std::vector<std::uint32_t> by_fill;
+    for (std::uint32_t n = 0; n < input_.nodes.size(); ++n) {
+      if (accepts(n)) by_fill.push_back(n);
+    }
+    std::ranges::stable_sort(by_fill, {}, [&](std::uint32_t n) { return fill(n); });
+    for (auto to : by_fill) {
+      if (loads_[to].room == 0) continue;
+      for (auto from = by_fill.rbegin(); from != by_fill.rend() && *from != to; ++from) {
+        double source_after = (loads_[*from].total - 1) / input_.nodes[*from].slots;
+        double target_after = (loads_[to].total + 1) / input_.nodes[to].slots;
+        if (source_after < target_after) break;  // the next sources are emptier still
+        auto e = expert_to_move(*from, to);
+        if (e == nowhere) continue;
+        add(e, to, move_reason::balance, *from);
+        remove(e, *from);
+        record(move_kind::drop, e, *from, move_reason::balance);
+        return true;
+      }
+    }
+    return false;
+  }
+
+  void report_missing() {
+    for (const auto& nodes : plan_.wanted) {
+      auto has = static_cast<std::uint32_t>(nodes.size());
+      if (has < input_.replication) plan_.replicas_missing += input_.replication - has;
+      if (has == 0) ++plan_.experts_without_replica;
+    }
+  }
+
+  const planner_input& input_;
+  std::uint32_t per_expert_{};
+  std::vector<std::uint32_t> layer_of_;  // per expert: dense layer number
+  std::vector<node_load> loads_;
+  std::uint32_t surplus_{};
+  std::uint32_t made_room_{};
+  bool search_failed_{};
+  placement_plan plan_;
+};
+
+}  // namespace
+
+std::string_view to_string(move_reason reason) {
+  switch (reason) {
+    case move_reason::first_replica:
+      return "the expert is served nowhere";
+    case move_reason::replication:
+      return "fewer replicas than the replication asks for";
+    case move_reason::drain:
+      return "its node is being drained";
+    case move_reason::surplus:
+      return "more replicas than the replication asks for";
+    case move_reason::make_room:
+      return "makes room for another expert's replica";
+    case move_reason::balance:
+      return "evens out the nodes";
+  }
+  return "unknown";
+}
+
+placement_plan plan_placement(const planner_input& input) { return planner(input).run(); }
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,305 @@
+#include "coordinator/core/reconciler.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "coordinator/core/inventories.hpp"
+
+namespace troupe::coordinator::reconciler {
+namespace {
+
+template <class... Lives>
+bool is_any(const slot_entry& entry) {
+  return (std::holds_alternative<Lives>(entry.life) || ...);
+}
+
+bool is_replica(const slot_entry& entry) { return !is_any<slot_freeing, slot_failed>(entry); }
+
+std::map<slot_index, slot_entry>::iterator find_replica(node_entry& node, const expert_id& expert) {
+  return std::ranges::find_if(
+      node.slots, [&](const auto& item) { return item.second.expert == expert && is_replica(item.second); });
+}
+
+void order_free(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
+  auto& entry = node.slots.at(slot);
+  const auto* before = std::get_if<slot_freeing>(&entry.life);
+  entry.life = slot_freeing{before != nullptr ? before->since : state.now, state.now};
+  state.out.messages.push_back(
+      {node.peer, name, free_order{state.term, ++state.last_order, slot, entry.expert, entry.version}});
+}
+
+void send_load(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
+  const auto& entry = node.slots.at(slot);
+  const auto& expert = *state.find(entry.expert);
+  load_order order{state.term, ++state.last_order, slot, expert.id, expert.version, expert.digest, {}};
+  for (const auto& [other_name, other] : state.nodes) {
+    bool has = other_name != name && is_serving(other) && !other.facts.peer_address.empty() &&
+               std::ranges::any_of(other.slots, [&](const auto& item) {
+                 return item.second.expert == expert.id && is_any<slot_ready>(item.second);
+               });
+    if (has) order.peers.push_back({other_name, other.facts.peer_address, other.facts.public_key});
+  }
+  state.out.messages.push_back({node.peer, name, std::move(order)});
+}
+
+// -- the plan ---------------------------------------------------------------------------------------------------------
+
+bool may_place(cluster_state& state) {
+  std::uint32_t serving = 0;
+  for (const auto& [name, node] : state.nodes) {
+    if (std::holds_alternative<node_expected>(node.life)) return false;  // wait for what they report
+    if (node.is_expert() && is_serving(node)) ++serving;
+  }
+  if (state.placed) return true;
+  if (!state.first_join || serving == 0) return false;
+  bool waited = state.now - *state.first_join >= limits::first_placement_grace;
+  if (serving < state.settings.expert_nodes && !waited) return false;
+  state.placed = true;
+  state.tell(severity::info, "placement_begins", state.settings.cluster_id,
+             fmt::format("placing {} experts, {} replicas each, on {} nodes", state.experts.size(),
+                         state.settings.replication, serving));
+  return true;
+}
+
+std::uint32_t loads_in_flight(const node_entry& node) {
+  return static_cast<std::uint32_t>(std::ranges::count_if(
+      node.slots, [](const auto& item) { return is_any<slot_ordered, slot_loading>(item.second); }));
+}
+
+std::optional<slot_index> free_slot(const node_entry& node) {
+  slot_index slot{0};
+  for (const auto& [used, entry] : node.slots) {
+    if (slot < used) break;
+    slot.value = used.value + 1;
+  }
+  if (slot.value >= node.facts.slots_total) return std::nullopt;
+  return slot;
+}
+
+void carry_out_add(cluster_state& state, const planner_input& view, const planned_move& move) {
+  const auto& name = view.nodes[move.node].name;
+  auto& node = state.nodes.at(name);
+  if (loads_in_flight(node) >= limits::loads_per_node_max) return;
+  auto slot = free_slot(node);
+  if (!slot) return;
+  std::optional<node_id> replaces;
+  if (move.replaces) replaces = view.nodes[*move.replaces].name;
+  node.slots.emplace(
+      *slot, slot_entry{move.expert, state.find(move.expert)->version, slot_ordered{state.now, state.now}, replaces});
+  send_load(state, name, node, *slot);
+}
+
+// How many wanted replicas of the expert serve already, known to every live router. `except`: not counted.
+std::uint32_t established(const cluster_state& state, const expert_entry& expert, const node_id& except) {
+  std::uint32_t count = 0;
+  for (const auto& name : expert.wanted) {
+    auto at = state.nodes.find(name);
+    if (name == except || at == state.nodes.end() || !is_serving(at->second)) continue;
+    const auto& node = at->second;
+    count += static_cast<std::uint32_t>(std::ranges::count_if(node.slots, [&](const auto& item) {
+      return item.second.expert == expert.id && is_any<slot_ready>(item.second) &&
+             is_published(state, name, item.first, expert.id);
+    }));
+  }
+  return count;
+}
+
+void carry_out_drop(cluster_state& state, const planner_input& view, const planned_move& move) {
+  const auto& name = view.nodes[move.node].name;
+  auto& node = state.nodes.at(name);
+  auto at = find_replica(node, move.expert);
+  if (at == node.slots.end()) return;
+  auto& [slot, entry] = *at;
+  if (is_any<slot_ordered, slot_loading>(entry)) return order_free(state, name, node, slot);
+  if (!is_any<slot_ready>(entry)) return;
+  const auto& expert = *state.find(move.expert);
+  auto needed = std::max<std::size_t>(expert.wanted.size(), 1);
+  if (established(state, expert, name) < needed || !all_routers_know(state, state.published->epoch)) return;
+  entry.life = slot_retiring{epoch_number{0}};
+  entry.replaces.reset();
+}
+
+// A replica on its way out whose node the plan wants again, or which is the last one: back into the map. Nothing was
+// freed yet, so it is as good as before.
+void revive(cluster_state& state) {
+  for (auto& [name, node] : state.nodes) {
+    if (!is_serving(node)) continue;
+    for (auto& [slot, entry] : node.slots) {
+      if (!is_any<slot_retiring>(entry)) continue;
+      const auto& expert = *state.find(entry.expert);
+      bool wanted = std::ranges::find(expert.wanted, name) != expert.wanted.end();
+      if (wanted || established(state, expert, name) == 0) entry.life = slot_ready{};
+    }
+  }
+}
+
+// A replica that has taken the place of another: the exchange is over once the other is gone.
+void close_exchanges(cluster_state& state) {
+  for (auto& [name, node] : state.nodes) {
+    for (auto& [slot, entry] : node.slots) {
+      if (!entry.replaces) continue;
+      auto* other = state.find(*entry.replaces);
+      if (other == nullptr || find_replica(*other, entry.expert) == other->slots.end()) entry.replaces.reset();
+    }
+  }
+}
+
+void plan(cluster_state& state) {
+  close_exchanges(state);
+  auto view = planner_view(state);
+  auto planned = plan_placement(view);
+  state.replicas_missing = planned.replicas_missing;
+  for (std::size_t e = 0; e < state.experts.size(); ++e) {
+    auto& wanted = state.experts[e].wanted;
+    wanted.clear();
+    for (auto n : planned.wanted[e]) wanted.push_back(view.nodes[n].name);
+  }
+  for (const auto& move : planned.moves) {
+    if (move.kind == move_kind::add) carry_out_add(state, view, move);
+  }
+  for (const auto& move : planned.moves) {
+    if (move.kind == move_kind::drop) carry_out_drop(state, view, move);
+  }
+}
+
+// -- slots on their way
+// -------------------------------------------------------------------------------------------------
+
+bool is_overdue(const cluster_state& state, const slot_entry& entry) {
+  const auto* ordered = std::get_if<slot_ordered>(&entry.life);
+  const auto* loading = std::get_if<slot_loading>(&entry.life);
+  return (ordered != nullptr && state.now - ordered->first_sent > limits::load_timeout) ||
+         (loading != nullptr && state.now - loading->since > limits::load_timeout);
+}
+
+void advance_slot(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
+  auto& entry = node.slots.at(slot);
+  if (is_overdue(state, entry)) {
+    inventories::note_failure(state, name, node, entry.expert, "the load did not end in time");
+    return order_free(state, name, node, slot);
+  }
+  if (is_any<slot_failed>(entry)) return order_free(state, name, node, slot);
+  if (auto* ordered = std::get_if<slot_ordered>(&entry.life)) {
+    if (state.now - ordered->last_sent < limits::order_resend_after) return;
+    ordered->last_sent = state.now;
+    return send_load(state, name, node, slot);
+  }
+  if (const auto* freeing = std::get_if<slot_freeing>(&entry.life)) {
+    if (state.now - freeing->last_sent >= limits::order_resend_after) order_free(state, name, node, slot);
+    return;
+  }
+  if (const auto* retiring = std::get_if<slot_retiring>(&entry.life)) {
+    // Right after a restart the routers that still use the slot may not have come back yet.
+    bool routers_are_back = state.now - state.started >= limits::restart_grace;
+    bool is_out = retiring->epoch.value > 0 && state.published->epoch >= retiring->epoch;
+    if (is_out && routers_are_back && all_routers_know(state, retiring->epoch)) {
+      order_free(state, name, node, slot);
+    }
+  }
+}
+
+// Reports get lost like orders: whoever has something under way, or has not reported at all, is asked.
+void ask_for_inventory(cluster_state& state, const node_id& name, node_entry& node) {
+  if (!node.is_expert() || state.now < node.inventory_due) return;
+  bool has_reported = node.inventory_sequence > 0;
+  bool at_rest = has_reported && std::ranges::all_of(node.slots, [](const auto& item) {
+                   return is_any<slot_ready, slot_retiring>(item.second);
+                 });
+  if (at_rest && state.now < node.inventory_due + limits::inventory_refresh) return;
+  node.inventory_due = state.now + limits::order_resend_after;
+  state.out.messages.push_back({node.peer, name, inventory_request{}});
+}
+
+void finish_drain(cluster_state& state, const node_id& name, node_entry& node) {
+  if (!node.drain || node.drain->done || !node.slots.empty()) return;
+  node.drain->done = true;
+  state.tell(severity::info, "node_drained", name.value, fmt::format("{} is empty; it can be stopped", name.value));
+}
+
+// The first placement is over once everything that can be served is served.
+void settle(cluster_state& state) {
+  if (state.settled || !state.placed) return;
+  bool all = std::ranges::all_of(state.experts, [](const expert_entry& expert) {
+    const auto* active = std::get_if<expert_active>(&expert.life);
+    auto has = active == nullptr ? 0U : active->replicas;
+    return !expert.last_failure.empty() || has >= expert.wanted.size();
+  });
+  bool idle = std::ranges::all_of(state.nodes, [](const auto& item) { return loads_in_flight(item.second) == 0; });
+  if (!all || !idle) return;
+  state.settled = true;
+  state.tell(severity::info, "placement_done", state.settings.cluster_id, "the first placement is complete");
+}
+
+}  // namespace
+
+planner_input planner_view(const cluster_state& state, const node_id* leaving) {
+  planner_input view;
+  view.replication = state.settings.replication;
+  view.balance_moves_max = limits::balance_moves_max;
+  view.experts.reserve(state.experts.size());
+  for (const auto& expert : state.experts) view.experts.push_back({expert.id, 1.0, {}, {}});
+  std::map<node_id, std::uint32_t> index;
+  for (const auto& [name, node] : state.nodes) {
+    if (!node.is_expert() || !is_serving(node)) continue;
+    index.emplace(name, static_cast<std::uint32_t>(view.nodes.size()));
+    bool takes_work = std::holds_alternative<node_serving>(node.life);
+    auto total = node.facts.slots_total;
+    auto used = static_cast<std::uint32_t>(std::min<std::size_t>(node.slots.size(), total));
+    bool accepts = !node.is_draining() && !(leaving != nullptr && name == *leaving);
+    view.nodes.push_back({name, node.facts.zone, total, takes_work ? total - used : 0, accepts});
+  }
+  auto position = [&](const expert_id& id) -> planner_expert* {
+    auto at = std::ranges::lower_bound(view.experts, id, {}, &planner_expert::id);
+    return at != view.experts.end() && at->id == id ? &*at : nullptr;
+  };
+  for (const auto& [name, n] : index) {
+    const auto& node = state.nodes.at(name);
+    for (const auto& [slot, entry] : node.slots) {
+      if (!is_replica(entry)) continue;
+      planner_replica replica{n, !is_any<slot_ordered, slot_loading>(entry), is_any<slot_retiring>(entry), {}};
+      if (entry.replaces) {
+        if (auto at = index.find(*entry.replaces); at != index.end()) replica.replaces = at->second;
+      }
+      if (auto* expert = position(entry.expert)) expert->replicas.push_back(replica);
+    }
+    for (const auto& [id, failure] : node.failures) {
+      if (auto* expert = position(id); expert != nullptr && failure.not_before > state.now) expert->avoid.push_back(n);
+    }
+  }
+  return view;
+}
+
+bool all_routers_know(const cluster_state& state, epoch_number epoch) {
+  return std::ranges::all_of(state.nodes, [&](const auto& item) {
+    const auto& node = item.second;
+    if (node.facts.role != node_role::router || !is_member(node)) return true;
+    return node.acked_term == state.term && node.acked_epoch >= epoch;
+  });
+}
+
+bool is_published(const cluster_state& state, const node_id& node, slot_index slot, const expert_id& expert) {
+  const auto* in_map = state.published->find(expert);
+  if (in_map == nullptr) return false;
+  return std::ranges::any_of(in_map->replicas, [&](const map_replica& replica) {
+    return replica.slot == slot && state.published->nodes[replica.node].name == node;
+  });
+}
+
+void pass(cluster_state& state) {
+  if (!state.term_durable || state.stopping) return;
+  if (may_place(state)) plan(state);
+  revive(state);  // before anything is freed
+  for (auto& [name, node] : state.nodes) {
+    if (!is_member(node)) continue;
+    std::vector<slot_index> slots;
+    for (const auto& [slot, entry] : node.slots) slots.push_back(slot);
+    for (auto slot : slots) advance_slot(state, name, node, slot);
+    ask_for_inventory(state, name, node);
+    finish_drain(state, name, node);
+  }
+  settle(state);
+}
+
+}  // namespace troupe::coordinator::reconciler

@@ -1,0 +1,50 @@
+// Rows per expert: totals since the coordinator started, and the rows of the last limits::traffic_window.
+// Belongs to one thread at a time; time is passed in.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <unordered_map>
+
+#include "common/ids.hpp"
+#include "common/limits.hpp"
+
+namespace troupe::coordinator {
+
+class traffic_window {
+ public:
+  using time_point = std::chrono::steady_clock::time_point;
+
+  struct usage {
+    std::uint64_t rows_total{};
+    std::uint64_t rows_in_window{};
+    std::optional<time_point> last_used;
+  };
+
+  // `rows_total`: rows of this expert on this node since its incarnation began. Repeated and late reports count once.
+  void report(const node_id& node, incarnation_number incarnation, const expert_id& expert, std::uint64_t rows_total,
+              time_point now);
+  [[nodiscard]] usage of(const expert_id& expert, time_point now) const;
+  void forget(const node_id& node);
+
+ private:
+  struct series {
+    std::uint64_t rows_total{};
+    std::optional<time_point> last_used;
+    std::array<std::uint64_t, limits::traffic_window_buckets> buckets{};
+    std::int64_t newest{};  // number of the bucket written last
+  };
+  struct source {
+    incarnation_number incarnation;
+    std::unordered_map<expert_id, std::uint64_t> rows;
+  };
+
+  std::unordered_map<expert_id, series> series_;
+  std::map<node_id, source> sources_;
+};
+
+}  // namespace troupe::coordinator

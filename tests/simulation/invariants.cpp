@@ -1,0 +1,217 @@
+// What must hold at every step of a simulated history, the faults that are injected, and what "at rest" means.
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "tests/simulation/simulated_cluster.hpp"
+
+namespace troupe::simulation {
+
+// -- faults
+// -------------------------------------------------------------------------------------------------------------
+
+void simulated_cluster::inject() {
+  auto any = [&] { return static_cast<std::size_t>(random_() % nodes_.size()); };
+  if (is_due(faults_.node_crash_every)) {
+    auto n = any();
+    if (nodes_[n].alive) {
+      crash_node(n);
+      after(between(milliseconds(50), milliseconds(8000)), [this, n] { start_node(n); });
+    }
+  }
+  if (is_due(faults_.coordinator_crash_every) && coordinator_) {
+    crash_coordinator();
+    after(between(milliseconds(10), milliseconds(4000)), [this] { start_coordinator(); });
+  }
+  if (!coordinator_ && faults_.store_failure > 0 && chance(0.1)) start_coordinator();
+  if (is_due(faults_.partition_every)) {
+    auto name = nodes_[any()].name.value;
+    cut_node(name, true);
+    after(between(milliseconds(100), milliseconds(7000)), [this, name] { cut_node(name, false); });
+  }
+  if (is_due(faults_.freeze_every)) freeze_node(any(), between(milliseconds(500), milliseconds(9000)));
+  if (is_due(faults_.command_every)) {
+    node_id name{fmt::format("expert-{}", random_() % shape_.slots.size())};
+    auto id = fmt::format("command-{}", next_command_++);
+    admin_command what{"cli", id, undrain_node{name, false}};
+    if (chance(0.5)) what.what = drain_node{name, false};
+    command(what);
+    after(between(milliseconds(1), milliseconds(2000)), [this, what] { command(what); });
+  }
+}
+
+void simulated_cluster::heal() {
+  faults_ = {};
+  cut_.clear();
+  start_coordinator();
+  for (std::size_t n = 0; n < nodes_.size(); ++n) {
+    nodes_[n].frozen_until = {};
+    start_node(n);
+  }
+  for (std::size_t n = 0; n < shape_.slots.size(); ++n) {
+    auto name = nodes_[n].name;
+    // Until it is heard: the coordinator may be starting.
+    for (int repeat = 0; repeat < 3; ++repeat) {
+      after(milliseconds(20'000 + repeat * 500), [this, name] {
+        command({"cli", fmt::format("heal-{}-{}", name.value, next_command_++), undrain_node{name, false}});
+      });
+    }
+  }
+}
+
+// -- at every step
+// --------------------------------------------------------------------------------------------------------
+
+// A slot is freed only when no live router may still use it.
+void simulated_cluster::check_order(const node_message& message) {
+  if (const auto* load = std::get_if<load_order>(&message.what)) {
+    std::erase_if(frees_, [&](const auto& key) {
+      return std::get<0>(key) == message.node.value && std::get<2>(key) == load->slot.value;
+    });
+    note(fmt::format("load {} into {} of {}", to_string(load->expert), load->slot.value, message.node.value));
+  }
+  const auto* order = std::get_if<free_order>(&message.what);
+  if (order != nullptr) {
+    note(fmt::format("free {} in {} of {}", to_string(order->expert), order->slot.value, message.node.value));
+  }
+  const auto* node = find(message.node);
+  if (order == nullptr || node == nullptr) return;
+  auto key = std::tuple(message.node.value, node->incarnation.value, order->slot.value, order->expert);
+  if (!frees_.insert(key).second) return;  // repeated
+  for (const auto& router : nodes_) {
+    if (router.role != node_role::router || !router.alive || !router.map) continue;
+    auto believed = coordinator_->state().nodes.find(router.name);
+    bool is_live = believed != coordinator_->state().nodes.end() && is_member(believed->second) &&
+                   believed->second.incarnation == router.incarnation;
+    const auto* expert = router.map->find(order->expert);
+    if (!is_live || expert == nullptr) continue;
+    for (const auto& replica : expert->replicas) {
+      const auto& holder = router.map->nodes[replica.node];
+      if (holder.name == message.node && holder.incarnation == node->incarnation && replica.slot == order->slot) {
+        violate(fmt::format("slot {} of {} is freed while {} still uses it for {} by epoch {}", order->slot.value,
+                            message.node.value, router.name.value, to_string(order->expert), router.map->epoch.value));
+      }
+    }
+  }
+}
+
+void simulated_cluster::check_publication(const cluster_map& map) {
+  if (std::pair(map.term, map.epoch) < std::pair(newest_term_, newest_epoch_) || map.epoch < newest_epoch_) {
+    violate(fmt::format("epoch {} of term {} after epoch {} of term {}", map.epoch.value, map.term.value,
+                        newest_epoch_.value, newest_term_.value));
+  }
+  if (newest_map_ && map.epoch == newest_epoch_ &&
+      (map.nodes != newest_map_->nodes || map.experts != newest_map_->experts)) {
+    violate(fmt::format("epoch {} has two contents", map.epoch.value));
+  }
+  for (const auto& expert : map.experts) {
+    std::set<std::uint32_t> holders;
+    for (const auto& replica : expert.replicas) {
+      if (!holders.insert(replica.node).second)
+        violate(fmt::format("two replicas of {} on one node", to_string(expert.id)));
+      const auto& holder = map.nodes[replica.node];
+      const auto* node = find(holder.name);
+      if (!node->alive || node->incarnation != holder.incarnation) continue;
+      auto held = node->slots.find(replica.slot);
+      bool good = held != node->slots.end() && held->second.expert == expert.id && !held->second.wrong_digest &&
+                  held->second.state == reported_slot_state::ready;
+      if (!good) {
+        violate(fmt::format("epoch {} names {} in slot {} of {}, which does not hold it", map.epoch.value,
+                            to_string(expert.id), replica.slot.value, holder.name.value));
+      }
+    }
+  }
+  newest_term_ = map.term;
+  newest_epoch_ = map.epoch;
+  newest_map_ = std::make_shared<const cluster_map>(map);
+
+  // No expert unroutable while a verified replica lives on a serving node.
+  for (const auto& [name, node] : coordinator_->state().nodes) {
+    if (!is_serving(node)) continue;
+    const auto* truth = find(name);
+    for (const auto& [slot, entry] : node.slots) {
+      bool verified =
+          std::holds_alternative<slot_ready>(entry.life) || std::holds_alternative<slot_retiring>(entry.life);
+      auto held = truth->slots.find(slot);
+      bool lives = truth->alive && truth->incarnation == node.incarnation && held != truth->slots.end() &&
+                   held->second.expert == entry.expert && held->second.state == reported_slot_state::ready;
+      // One that became ready while this map was being written is in the next map.
+      bool was_routable = lives && verified && std::holds_alternative<slot_retiring>(entry.life);
+      if (was_routable && map.find(entry.expert)->replicas.empty()) {
+        violate(fmt::format("epoch {} has no replica of {}, though {} still holds one", map.epoch.value,
+                            to_string(entry.expert), name.value));
+      }
+    }
+  }
+}
+
+void simulated_cluster::check_beliefs() {
+  if (!coordinator_) return;
+  for (const auto& [name, node] : coordinator_->state().nodes) {
+    if (node.slots.size() > node.facts.slots_total && node.is_expert())
+      violate(fmt::format("{} is over its slots", name.value));
+    std::set<expert_id> held;
+    std::uint32_t ordered = 0;
+    for (const auto& [slot, entry] : node.slots) {
+      if (std::holds_alternative<slot_ordered>(entry.life)) ++ordered;
+      bool counts =
+          !std::holds_alternative<slot_freeing>(entry.life) && !std::holds_alternative<slot_failed>(entry.life);
+      if (counts && !held.insert(entry.expert).second) {
+        violate(fmt::format("two replicas of {} are planned on {}", to_string(entry.expert), name.value));
+      }
+    }
+    if (ordered > limits::loads_per_node_max) violate(fmt::format("too many loads in flight on {}", name.value));
+  }
+}
+
+void simulated_cluster::check_truth() {
+  for (const auto& node : nodes_) {
+    if (node.role == node_role::expert && node.slots.size() > node.slots_total)
+      violate(fmt::format("{} overflows", node.name.value));
+  }
+}
+
+// -- at rest
+// ----------------------------------------------------------------------------------------------------------------
+
+std::string simulated_cluster::unsettled() const {
+  if (!coordinator_) return "no coordinator";
+  const auto& state = coordinator_->state();
+  std::uint64_t capacity = 0;
+  std::uint32_t accepting = 0;
+  auto experts = state.experts.size();
+  for (const auto& node : nodes_) {
+    auto at = state.nodes.find(node.name);
+    if (at == state.nodes.end() || !std::holds_alternative<node_serving>(at->second.life)) {
+      return fmt::format("{} does not serve", node.name.value);
+    }
+    if (node.role == node_role::router) {
+      if (!node.map || node.map->epoch != state.published->epoch)
+        return fmt::format("{} has an old map", node.name.value);
+      continue;
+    }
+    if (at->second.is_draining()) {
+      if (!node.slots.empty()) return fmt::format("{} is not empty", node.name.value);
+      continue;
+    }
+    ++accepting;
+    capacity += std::min<std::uint64_t>(node.slots_total, experts);
+  }
+  auto replicas = std::min(state.settings.replication, accepting);
+  bool enough = capacity >= experts * replicas;
+  std::size_t held = 0;
+  for (const auto& expert : state.published->experts) {
+    held += expert.replicas.size();
+    if (enough && expert.replicas.size() != replicas) {
+      return fmt::format("{} has {} replicas, not {}", to_string(expert.id), expert.replicas.size(), replicas);
+    }
+  }
+  if (!enough && held != capacity) return fmt::format("{} replicas in {} slots", held, capacity);
+  std::size_t truth = 0;
+  for (const auto& node : nodes_) truth += node.slots.size();
+  if (truth != held) return fmt::format("the nodes hold {} replicas, the map {}", truth, held);
+  return "";
+}
+
+}  // namespace troupe::simulation
