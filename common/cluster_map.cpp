@@ -67,8 +67,9 @@ const map_node* cluster_map::find(const node_id& name) const {
 
 std::span<const map_expert> cluster_map::layer(layer_id layer) const {
   auto in_layer = [](const map_expert& e) { return e.id.layer; };
-  auto range = std::ranges::equal_range(experts, layer, {}, in_layer);
-  return {range.begin(), range.end()};
+  auto begin = std::ranges::lower_bound(experts, layer, {}, in_layer);
+  auto end = std::ranges::upper_bound(begin, experts.end(), layer, {}, in_layer);
+  return {begin, end};
 }
 
 bool cluster_map::is_older_than(const cluster_map& other) const {
