@@ -33,6 +33,9 @@ IN_PROGRESS_PAUSE = 0.1
 # Calls of one Cluster that may be under way at the same time.
 CONNECTIONS_MAX = 64
 REQUESTS_IN_FLIGHT_MAX = 1024
+# Of these, how many are at the router at a time over one connection; the others wait here for their turn. Routers queue
+# at most 64 answers per connection and drop what is beyond.
+REQUESTS_SENT_MAX = 32
 
 # Detects a frozen router. Long enough for a whole large tensor to pass a slow network in front of the answer.
 HEARTBEAT_INTERVAL_MS = 1000

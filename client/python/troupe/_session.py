@@ -137,6 +137,8 @@ class Session:
             self._on_failure(message.failure, now)
         elif body is not None:
             self._on_answer(getattr(message, body).request_id, message, parts, now)
+        if self._link is _Link.READY:
+            self._send_due(now)  # an answer makes place for the next request
 
     def on_lost(self, reason: str, now: float, refusal: Optional[Error] = None) -> None:
         """The socket's connection broke or was not made. ``refusal``: the other side does not want this client."""
@@ -171,7 +173,7 @@ class Session:
 
     def wake_at(self) -> Optional[float]:
         times = [self._give_up_at(call) for call in self._calls.values()]
-        if self._link is _Link.READY:
+        if self._link is _Link.READY and self._num_sent() < _limits.REQUESTS_SENT_MAX:
             times += [call.send_at for call in self._calls.values() if not call.sent]
         elif self._link in (_Link.GREETING, _Link.WAITING):
             times.append(self._link_deadline)
@@ -208,7 +210,6 @@ class Session:
         self._link = _Link.READY
         self._failures = 0
         self._refusals.clear()
-        self._send_due(now)
 
     def _refused(self, error: Error, now: float) -> None:
         """This router will never take this client. When none does, waiting is in vain."""
@@ -238,8 +239,14 @@ class Session:
 
     # -- the calls -----------------------------------------------------------------------------------------------------
 
+    def _num_sent(self) -> int:
+        return sum(call.sent for call in self._calls.values())
+
     def _send_due(self, now: float) -> None:
+        places = _limits.REQUESTS_SENT_MAX - self._num_sent()
         for request_id, call in list(self._calls.items()):
+            if places <= 0:
+                return
             if call.sent or call.send_at > now:
                 continue
             error = self._too_large(call.request)
@@ -252,6 +259,7 @@ class Session:
             parts = call.request.parts(request_id, self._client_id, remaining_ms)
             if parts:
                 self._commands.append(Send(parts))
+                places -= 1
             else:
                 self._finish(request_id, None)
 

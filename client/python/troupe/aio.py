@@ -170,6 +170,7 @@ class Cluster:
         finally:
             del self._futures[request_id]
             self._session.cancel(request_id)
+            self._turn()  # a cancelled call makes place for one that waits
 
     def _turn(self) -> None:
         """Does what the session wants done, after anything has happened. Not reentrant: inner calls change nothing."""

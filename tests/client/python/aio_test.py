@@ -53,9 +53,10 @@ def test_many_calls_share_one_connection(make_router: Any) -> None:
 
     def gather(router: Any, peer: bytes, message: Any, tensors: List[Any]) -> None:
         waiting.append((peer, message, tensors))
-        if len(waiting) == 100:
+        if len(waiting) == 20:
             for one in reversed(waiting):
                 double(router, *one)
+            waiting.clear()
 
     router = make_router(behaviour=gather)
 
@@ -67,6 +68,28 @@ def test_many_calls_share_one_connection(make_router: Any) -> None:
 
     run(use())
     assert len(router.hellos) == 1
+
+
+def test_no_more_calls_are_at_the_router_than_it_can_answer(make_router: Any) -> None:
+    """Routers queue a bounded number of answers per connection and drop what is beyond."""
+    waiting: List[Any] = []
+    largest = 0
+
+    def hold(router: Any, peer: bytes, message: Any, tensors: List[Any]) -> None:
+        nonlocal largest
+        waiting.append((peer, message, tensors))
+        largest = max(largest, len(waiting))
+        if len(waiting) == 32 or len(router.seen) > 64:
+            while waiting:
+                double(router, *waiting.pop())
+
+    async def use() -> None:
+        async with troupe.aio.connect(make_router(behaviour=hold).address) as cluster:
+            results = await asyncio.gather(*(cluster.layer(0, HIDDEN) for _ in range(100)))
+        assert len(results) == 100
+
+    run(use())
+    assert largest == 32
 
 
 def test_thousands_of_calls_in_a_row_never_stall(make_router: Any) -> None:
