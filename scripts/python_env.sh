@@ -31,7 +31,7 @@ fi
 stamp=$(
   printf '%s\n' "$@"
   for package in "$@"; do
-    [ -d "$package" ] && find "$package" -type f -not -name '*.pyc' -not -path '*/build/*' -print0 | sort -z | xargs -0 sha256sum
+    [ -d "$package" ] && find "$package" -type f -not -name '*.pyc' -not -path '*/build/*' -not -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum
   done || true
 )
 if [ -x "$folder/bin/python" ] && [ "$(cat "$folder/.installed" 2>/dev/null)" = "$stamp" ]; then
