@@ -202,7 +202,7 @@ void control_loop::handle(const proto::CoordinatorToNode& message) {
 }
 
 void control_loop::handle_welcome(const proto::Welcome& welcome) {
-  if (phase_ != phase::greeting) return;
+  if (phase_ != phase::greeting) return bad_message({errc::invalid_request, "a Welcome that nobody waits for"});
   {
     const std::lock_guard lock(mutex_);
     if (cluster_id_.empty()) cluster_id_ = welcome.cluster_id();
@@ -220,7 +220,7 @@ void control_loop::handle_welcome(const proto::Welcome& welcome) {
 }
 
 void control_loop::handle_join_reply(const proto::JoinReply& reply) {
-  if (phase_ != phase::joining) return;
+  if (phase_ != phase::joining) return bad_message({errc::invalid_request, "a JoinReply that nobody waits for"});
   if (!reply.accepted()) return handle_refusal(reply.error());
   if (reply.term() < term_.value) {
     bad_message({errc::stale_epoch, fmt::format("the coordinator at {} has term {}, but term {} was seen; stop the "

@@ -363,6 +363,22 @@ TEST_F(coordinator_link_test, ignores_an_older_coordinator) {
   EXPECT_FALSE(node.link().state().connected);
 }
 
+TEST_F(coordinator_link_test, W13_drops_answers_that_nobody_waits_for_and_tells_of_them) {
+  fake_coordinator coordinator(folder_);
+  node_under_test node(folder_);
+  ASSERT_TRUE(node.connected_within());
+  proto::CoordinatorToNode welcome;
+  welcome.mutable_welcome()->set_cluster_id("other");
+  coordinator.send(welcome);
+  proto::CoordinatorToNode refusal;
+  refusal.mutable_join_reply()->mutable_error()->set_code(proto::STALE_EPOCH);
+  coordinator.send(refusal);
+  ASSERT_TRUE(eventually([&] { return node.read([](auto& n) { return n.bad_.size() == 2; }); }));
+  EXPECT_TRUE(node.link().state().connected);
+  EXPECT_EQ(node.link().incarnation().value, 100U);
+  EXPECT_EQ(coordinator.joins(), 1U);
+}
+
 TEST_F(coordinator_link_test, carries_queries_and_their_answers) {
   fake_coordinator coordinator(folder_);
   node_under_test node(folder_);
