@@ -193,6 +193,20 @@ inline constexpr std::chrono::seconds log_flush_interval = 1s;
 inline constexpr std::uint32_t log_site_burst = 10;
 inline constexpr std::chrono::milliseconds log_site_interval = 1s;
 
+// -- compute ------------------------------------------------------------------------------------------------------
+
+// More threads than any one socket has; a typo must not start a million.
+inline constexpr std::uint32_t device_threads_max = 512;
+inline constexpr std::uint32_t device_slots_max = 1U << 20;
+// Scratch of one device: rows of one pass are chosen so that it stays below the larger of this and a 64th of the arena
+// (the resident set of an expert node is promised to be within 5 % + 64 MiB of its bundles).
+inline constexpr std::size_t device_scratch_bytes_min = 24 * mib;
+inline constexpr std::size_t device_scratch_arena_share = 64;
+// Rows of one expert in one product; past it the weights are read again, which the arithmetic hides.
+inline constexpr std::uint32_t rows_per_product_max = 256;
+// oneDNN primitives kept per process (about 100 KB of generated code each); the least recently used one goes.
+inline constexpr std::size_t cached_products_max = 128;
+
 // -- HTTP ---------------------------------------------------------------------------------------------------------
 
 inline constexpr std::size_t http_header_bytes_max = 16 * kib;

@@ -53,6 +53,7 @@ struct device_info {
   std::string description;  // "Intel(R) Xeon(R), oneDNN 2.6.3, avx512_core_amx, 2 threads"
   dtype type{dtype::bf16};  // of rows and packed weights; sums are f32
   std::uint32_t threads{};
+  std::size_t scratch_bytes{};  // taken so far beside the slots; bounded by limits::device_scratch_*
 };
 
 class device {
@@ -115,8 +116,21 @@ class dense_product {
   std::unique_ptr<state> state_;
 };
 
-// Probe: known input through a freshly loaded slot, compared with the plain loops on the bundle's bytes.
-// corrupt with both values when they differ by more than the dtype's tolerance, or when the output is not finite.
+// A known row and what the plain loops make of it with the bundle's bytes, rounded as a device of `type` rounds.
+struct probe_sample {
+  expert_id id;
+  model::expert_shape shape;
+  dtype type{dtype::bf16};
+  std::vector<float> row{};        // [H], exact in bf16
+  std::vector<double> expected{};  // [H]
+};
+// Any thread; takes about a nanosecond per weight. invalid_request as device::load.
+[[nodiscard]] result<probe_sample> make_probe(const model::bundle_layout& layout, std::span<const std::byte> bundle,
+                                              dtype type);
+// The sample through a freshly loaded slot, on the device's thread: one row, cheap. corrupt with both values when they
+// differ by more than the dtype's tolerance, or when the output is not finite.
+[[nodiscard]] result<void> run_probe(device& d, slot_index slot, const probe_sample& sample);
+// Both in one call.
 [[nodiscard]] result<void> probe(device& d, slot_index slot, const model::bundle_layout& layout,
                                  std::span<const std::byte> bundle);
 

@@ -1,0 +1,66 @@
+// What every CPU device does alike: the arena, which slot holds what, checks of batches, time shares.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "compute/arena.hpp"
+#include "compute/bundle_plan.hpp"
+#include "compute/device.hpp"
+#include "compute/packing.hpp"
+
+namespace troupe::compute {
+
+class slot_table {
+ public:
+  slot_table(dtype packed_type, panel_form form) : type_(packed_type), form_(form) {}
+
+  [[nodiscard]] packed_expert packed(const model::expert_shape& shape) const {
+    return packed_expert::of(shape, type_, form_);
+  }
+  [[nodiscard]] std::size_t arena_bytes() const { return arena_.bytes(); }
+
+  [[nodiscard]] result<void> reserve(std::uint32_t slots, std::size_t bytes_per_slot);
+  [[nodiscard]] result<void> load(slot_index slot, const model::bundle_layout& layout,
+                                  std::span<const std::byte> bundle);
+  [[nodiscard]] result<void> export_bundle(slot_index slot, const model::bundle_layout& layout,
+                                           std::span<std::byte> target) const;
+  void unload(slot_index slot);
+
+  // nullptr: nothing loaded.
+  [[nodiscard]] const std::byte* find(slot_index slot, const model::expert_shape& shape) const;
+
+ private:
+  [[nodiscard]] result<void> check_index(slot_index slot) const;
+
+  struct slot_content {
+    bool loaded{};
+    model::expert_shape shape;
+  };
+  dtype type_;
+  panel_form form_;
+  slot_arena arena_;
+  std::vector<slot_content> contents_;
+};
+
+// Pointers to the rows of a batch, in the order in which group rows count.
+struct batch_rows {
+  std::vector<const std::byte*> inputs;
+  std::vector<std::byte*> outputs;
+};
+
+// Fills `rows`; invalid_request names what is wrong: an empty slot, a slot of another shape, a row past the segments,
+// lists of unequal length, too few reports.
+[[nodiscard]] result<void> check_batch(const batch& work, std::span<group_report> reports, const slot_table& slots,
+                                       dtype type, batch_rows& rows);
+
+// Splits the time of a batch over its groups by weight bytes and rows.
+void share_seconds(double seconds, const batch& work, std::span<group_report> reports);
+
+// "Intel(R) Xeon(R) Processor" as the system names it, or "x86-64 processor".
+[[nodiscard]] std::string processor_name();
+
+[[nodiscard]] result<void> check_options(const cpu_options& options);
+
+}  // namespace troupe::compute

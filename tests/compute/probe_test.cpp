@@ -1,0 +1,69 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include <memory>
+
+#include "compute/device.hpp"
+#include "tests/compute/sample_expert.hpp"
+
+namespace troupe::compute::test {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::unique_ptr<device> loaded(dtype type, const sample_expert& sample) {
+  auto d = std::move(*make_cpu_device({.type = type, .threads = 1}));
+  EXPECT_TRUE(d->reserve(1, d->slot_bytes(sample.layout.shape)));
+  EXPECT_TRUE(d->load({0}, sample.layout, sample.bundle));
+  return d;
+}
+
+TEST(probe, passes_for_what_was_loaded) {
+  for (auto type : {dtype::f32, dtype::bf16}) {
+    for (auto act : {model::activation::swiglu, model::activation::clamped_glu, model::activation::gelu_erf}) {
+      auto sample = make_sample({300, 200, act, true}, dtype::f32, stored_form::separate, 1);
+      auto d = loaded(type, sample);
+      auto done = probe(*d, {0}, sample.layout, sample.bundle);
+      EXPECT_TRUE(done) << done.error().message;
+    }
+  }
+}
+
+TEST(probe, fails_for_other_weights_in_the_slot) {
+  for (auto type : {dtype::f32, dtype::bf16}) {
+    model::expert_shape shape{300, 200, model::activation::swiglu, false};
+    auto sample = make_sample(shape, dtype::bf16, stored_form::separate, 1);
+    auto other = make_sample(shape, dtype::bf16, stored_form::separate, 2);
+    auto d = loaded(type, other);
+    auto done = probe(*d, {0}, sample.layout, sample.bundle);
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, errc::corrupt);
+    EXPECT_THAT(done.error().message, HasSubstr("probe of expert 3/1 in slot 0"));
+  }
+}
+
+TEST(probe, fails_when_the_output_is_not_finite) {
+  model::expert_shape shape{30, 20, model::activation::swiglu, false};
+  auto sample = make_sample(shape, dtype::bf16, stored_form::separate, 1);
+  auto broken = sample;
+  std::uint16_t infinity = 0x7f80;
+  std::memcpy(broken.bundle.data(), &infinity, sizeof infinity);
+  auto d = loaded(dtype::bf16, broken);
+  auto done = probe(*d, {0}, sample.layout, sample.bundle);
+  ASSERT_FALSE(done);
+  EXPECT_EQ(done.error().code, errc::corrupt);
+}
+
+TEST(probe, of_an_empty_slot_says_so) {
+  auto sample = make_sample({30, 20, model::activation::swiglu, false}, dtype::bf16, stored_form::separate, 1);
+  auto d = loaded(dtype::bf16, sample);
+  d->unload({0});
+  auto done = probe(*d, {0}, sample.layout, sample.bundle);
+  ASSERT_FALSE(done);
+  EXPECT_THAT(done.error().message, HasSubstr("holds no expert"));
+}
+
+}  // namespace
+}  // namespace troupe::compute::test
