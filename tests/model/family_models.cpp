@@ -1,6 +1,7 @@
 #include "tests/model/family_models.hpp"
 
 #include <stdexcept>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -155,6 +156,17 @@ tensor_index family_model::index() const {
   tensor_index found;
   for (auto& tensor : header->tensors) found.emplace(tensor.name, tensor);
   return found;
+}
+
+std::string open_error(const std::filesystem::path& folder) {
+  auto opened = checkpoint::open(folder);
+  return opened ? "" : opened.error().message;
+}
+
+checkpoint must_open(const std::filesystem::path& folder) {
+  auto opened = checkpoint::open(folder);
+  if (!opened) throw std::runtime_error(opened.error().message);
+  return std::move(*opened);
 }
 
 const std::vector<std::string>& all_families() {

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
 
+#include "model/checkpoint.hpp"
 #include "tests/model/checkpoint_writer.hpp"
 
 namespace troupe::model::test {
@@ -28,6 +30,11 @@ struct family_model {
   void write(const temporary_folder& folder) const;
   [[nodiscard]] tensor_index index() const;  // as if all tensors stood in one file
 };
+
+// What checkpoint::open says; "" when it accepts the folder.
+[[nodiscard]] std::string open_error(const std::filesystem::path& folder);
+// Throws std::runtime_error with that message instead.
+[[nodiscard]] checkpoint must_open(const std::filesystem::path& folder);
 
 [[nodiscard]] const std::vector<std::string>& all_families();
 [[nodiscard]] family_model make_model(const std::string& family, const model_sizes& sizes = {});

@@ -11,7 +11,7 @@
 
 #include <fmt/format.h>
 
-#include "tests/model/checkpoint_writer.hpp"
+#include "tests/model/family_models.hpp"
 #include "tests/model/golden_file.hpp"
 #include "tests/model/reference_layer.hpp"
 
@@ -21,16 +21,7 @@ namespace {
 constexpr double weight_tolerance = 1e-5;
 constexpr double output_tolerance = 2e-5;  // of the reference's largest absolute value
 
-std::string open_error(const std::filesystem::path& folder) {
-  auto opened = checkpoint::open(folder);
-  return opened ? "" : opened.error().message;
-}
-
-checkpoint open_golden(const std::string& family) {
-  auto opened = checkpoint::open(golden_folder(family));
-  if (!opened) throw std::runtime_error(opened.error().message);
-  return std::move(*opened);
-}
+checkpoint open_golden(const std::string& family) { return must_open(golden_folder(family)); }
 
 // "layer.3", "encoder.layer.1": how the golden files call a layer.
 std::string golden_name(layer_id id) {
@@ -172,10 +163,9 @@ TEST_P(golden_vmoe, drops_and_computes_as_the_reference) {
   folder.write("config.json", R"({"model_type": "vmoe", "hidden_size": 64, "intermediate_size": 96, "num_experts": 8,
                                   "num_selected_experts": 2, )" +
                                   GetParam().extra_keys + "}");
-  ASSERT_EQ(open_error(folder.path()), "");
-  auto source = checkpoint::open(folder.path());
+  auto source = must_open(folder.path());
   golden_file golden{folder.path() / "layers.safetensors"};
-  auto out = run_layer(*source, source->model().layers.front(), golden.floats("layer.0.input"));
+  auto out = run_layer(source, source.model().layers.front(), golden.floats("layer.0.input"));
   auto prefix = "layer.0." + GetParam().order;
   EXPECT_THAT(out.chosen.dropped, ::testing::ElementsAreArray(golden.integers(prefix + ".dropped")));
   EXPECT_LT(difference_to_peak(out.routed, golden.floats(prefix + ".routed_output" + GetParam().suffix)),

@@ -16,12 +16,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 
-checkpoint must_open(const temporary_folder& folder) {
-  auto opened = checkpoint::open(folder.path());
-  if (!opened) throw std::runtime_error(opened.error().message);
-  return std::move(*opened);
-}
-
 // Overwrites one byte in the middle of an expert's first tensor.
 void rot(const checkpoint& source, const expert_id& expert) {
   const auto& tensor = source.model().find(expert)->tensors.front();
@@ -38,7 +32,7 @@ class manifest : public ::testing::Test {
   manifest() { make_model("qwen2_moe").write(folder); }
 
   void write_digests() const {
-    auto source = must_open(folder);
+    auto source = must_open(folder.path());
     auto report = verify(source);
     ASSERT_TRUE(report);
     ASSERT_TRUE(write_manifest(folder.path(), report->digests));
@@ -48,7 +42,7 @@ class manifest : public ::testing::Test {
     return nlohmann::json::parse(stream);
   }
   std::string refusal() const {
-    auto read = read_manifest(folder.path(), must_open(folder).model());
+    auto read = read_manifest(folder.path(), must_open(folder.path()).model());
     return read ? "accepted" : read.error().message;
   }
 
@@ -56,14 +50,14 @@ class manifest : public ::testing::Test {
 };
 
 TEST_F(manifest, a_folder_without_one_is_fine) {
-  auto read = read_manifest(folder.path(), must_open(folder).model());
+  auto read = read_manifest(folder.path(), must_open(folder.path()).model());
   ASSERT_TRUE(read);
   EXPECT_FALSE(read->has_value());
 }
 
 TEST_F(manifest, is_written_and_read_back) {
   write_digests();
-  auto source = must_open(folder);
+  auto source = must_open(folder.path());
   auto read = read_manifest(folder.path(), source.model());
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ((*read)->digests.size(), 15U);
@@ -78,7 +72,7 @@ TEST_F(manifest, is_written_and_read_back) {
 
 TEST_F(manifest, c4_rotten_bytes_are_found_and_named) {
   write_digests();
-  auto source = must_open(folder);
+  auto source = must_open(folder.path());
   expert_id victim{layer_id::of(2), 4};
   rot(source, victim);
   auto report = verify(source);
@@ -94,11 +88,11 @@ TEST_F(manifest, of_other_files_is_refused) {
   auto model = make_model("qwen2_moe");
   model.tensors.add("model.norm.weight", {11});
   model.write(folder);
-  auto read = read_manifest(folder.path(), must_open(folder).model());
+  auto read = read_manifest(folder.path(), must_open(folder.path()).model());
   ASSERT_FALSE(read);
   EXPECT_EQ(read.error().code, errc::conflict);
   EXPECT_THAT(read.error().message, AllOf(HasSubstr("other files"), HasSubstr("verify --write")));
-  auto report = verify(must_open(folder));  // says so, and still computes what can be written anew
+  auto report = verify(must_open(folder.path()));  // says so, and still computes what can be written anew
   ASSERT_TRUE(report);
   EXPECT_FALSE(report->had_manifest);
   EXPECT_EQ(report->problems.size(), 1U);
@@ -144,7 +138,7 @@ TEST(inspect, sums_up_what_is_in_a_checkpoint) {
   auto model = make_model("deepseek_v2");
   folder.write("config.json", model.config.dump());
   model.tensors.write_shards(folder, 3);
-  auto summary = summarise(must_open(folder));
+  auto summary = summarise(must_open(folder.path()));
   EXPECT_EQ(summary.family, "deepseek_v2");
   EXPECT_EQ(summary.hidden, 11U);
   EXPECT_EQ(summary.stored, dtype::bf16);
@@ -163,7 +157,7 @@ TEST(inspect, sums_up_what_is_in_a_checkpoint) {
 TEST(inspect, verify_reports_progress_to_the_end_and_stops_when_told) {
   temporary_folder folder;
   make_model("mixtral").write(folder);
-  auto source = must_open(folder);
+  auto source = must_open(folder.path());
   std::vector<verify_progress> seen;
   ASSERT_TRUE(verify(source, [&](const verify_progress& p) {
     seen.push_back(p);
@@ -187,7 +181,7 @@ TEST(inspect, verify_names_every_tensor_that_is_not_finite_c5) {
   model.tensors.set("model.layers.2.mlp.experts.1.down_proj.weight", std::vector<float>(77, nan));
   temporary_folder folder;
   model.write(folder);
-  auto report = verify(must_open(folder));
+  auto report = verify(must_open(folder.path()));
   ASSERT_TRUE(report);
   ASSERT_EQ(report->problems.size(), 3U);
   EXPECT_THAT(report->problems[0].message, HasSubstr("model.layers.0.mlp.gate.weight"));
