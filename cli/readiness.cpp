@@ -15,12 +15,11 @@ namespace {
 
 constexpr std::chrono::milliseconds answer_timeout{1000};
 
-std::uint64_t sum_of_used_slots(const json& nodes) {
-  std::uint64_t used = 0;
-  for (const auto& node : nodes.at("items")) {
-    if (node.at("role") == "expert" && node.at("state") != "lost") used += node.at("slots_used").get<std::uint64_t>();
-  }
-  return used;
+// Why the coordinator thinks that it does not serve yet, in its own words.
+std::string reasons_of(const json& status) {
+  std::string text;
+  for (const auto& reason : status.at("reasons")) text.append("; ").append(reason.get<std::string>());
+  return text;
 }
 
 // Names of the context's expert nodes and routers that do not take part yet.
@@ -63,13 +62,14 @@ readiness readiness_probe::look_at_coordinator() {
     return {false, 0, "the coordinator does not answer: " + (status ? nodes.error() : status.error()).message};
   }
   try {
-    const std::uint64_t loaded = sum_of_used_slots(*nodes);
+    const auto loaded = status->at("replicas").get<std::uint64_t>();
     const auto absent = absent_nodes(context_, *nodes);
     if (!absent.empty()) return {false, loaded, fmt::format("{} did not join yet", fmt::join(absent, ", "))};
     const bool all_reachable = status->at("unroutable_experts") == 0;
     const bool complete = status->at("state") == "serving" && loaded >= complete_;
     if (all_reachable && (complete || rejoining_)) return {true, loaded, ""};
-    return {false, loaded, fmt::format("{} of {} expert replicas are loaded", loaded, complete_)};
+    return {false, loaded,
+            fmt::format("{} of {} expert replicas can be used{}", loaded, complete_, reasons_of(*status))};
   } catch (const json::exception& problem) {
     return {false, 0, fmt::format("the coordinator's answer cannot be used: {}", problem.what())};
   }

@@ -11,6 +11,10 @@ else()
   target_compile_options(troupe_options INTERFACE -fstack-protector-strong)
 endif()
 
+if(TROUPE_FUZZ)  # coverage counters in the code under test, without libFuzzer's main
+  target_compile_options(troupe_options INTERFACE -fsanitize=fuzzer-no-link)
+endif()
+
 # troupe_library(NAME SOURCES a.cpp ... DEPENDS target ...): a static library.
 function(troupe_library name)
   cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
@@ -49,4 +53,5 @@ function(troupe_fuzz name)
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} troupe_options)
   target_compile_options(${name} PRIVATE -fsanitize=fuzzer)
   target_link_options(${name} PRIVATE -fsanitize=fuzzer)
+  set_property(GLOBAL APPEND PROPERTY TROUPE_FUZZ_TARGETS ${name})
 endfunction()

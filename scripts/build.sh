@@ -1,37 +1,30 @@
 #!/usr/bin/env bash
 # Installs missing Debian packages (as root or with sudo) and builds Release into build/, programs in build/bin/.
-#   scripts/build.sh [--preset release|debug|asan-ubsan|tsan] [--no-install]
+# Can be run again: what did not change is neither installed nor built.
+#   scripts/build.sh [--preset release|debug|asan-ubsan|tsan] [--no-install] [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-packages=(g++ cmake ninja-build ccache pkg-config protobuf-compiler libprotobuf-dev libcaf-dev libzmq3-dev libspdlog-dev
-  libfmt-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libboost1.81-dev prometheus-cpp-dev libsqlite3-dev
-  libsodium-dev libxxhash-dev libssl-dev libdnnl-dev libgtest-dev libgmock-dev libexpected-dev zlib1g-dev
-  libcurl4-openssl-dev)
 preset=release
 install=yes
+targets=()
 while [ $# -gt 0 ]; do
   case "$1" in
-    --preset) preset=$2; shift 2 ;;
+    --preset) preset=${2:?--preset needs a name}; shift 2 ;;
     --no-install) install=no; shift ;;
-    *) echo "error: unknown argument $1; usage: scripts/build.sh [--preset NAME] [--no-install]" >&2; exit 2 ;;
+    -*) echo "error: unknown argument $1; usage: scripts/build.sh [--preset NAME] [--no-install] [TARGET...]" >&2; exit 2 ;;
+    *) targets+=("$1"); shift ;;
   esac
 done
 
-if [ "$install" = yes ]; then
-  missing=()
-  for package in "${packages[@]}"; do
-    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
-  done
-  if [ ${#missing[@]} -gt 0 ]; then
-    echo "==> installing ${#missing[@]} Debian packages: ${missing[*]}"
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    $sudo apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-  fi
-fi
+[ "$install" = no ] || scripts/install_packages.sh build
 
-echo "==> building (preset $preset)"
+# A compiler of this code takes up to 1.5 GiB: fewer at once where memory is short.
+available_mib=$(awk '/MemAvailable/ {print int($2 / 1024)}' /proc/meminfo)
+jobs=$(nproc)
+[ $((available_mib / 1500)) -ge "$jobs" ] || jobs=$((available_mib / 1500))
+[ "$jobs" -ge 1 ] || jobs=1
+
+echo "==> building (preset $preset, $jobs jobs)"
 cmake --preset "$preset" >/dev/null
-cmake --build --preset "$preset" -j "$(nproc)"
+cmake --build --preset "$preset" -j "$jobs" ${targets[@]:+--target "${targets[@]}"}

@@ -17,11 +17,7 @@ fi
 python=/usr/bin/python3
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   if [ "$install" = yes ]; then
-    echo "==> installing Debian packages: python3 python3-venv"
-    sudo=""
-    [ "$(id -u)" = 0 ] || sudo=sudo
-    $sudo apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive $sudo apt-get install -y -qq --no-install-recommends python3 python3-venv >/dev/null
+    scripts/install_packages.sh python
   else
     python=$(command -v python3)
   fi

@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/application.hpp"
+#include "cli/documents.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/launcher.hpp"
 #include "cli/terminal.hpp"
@@ -29,7 +30,8 @@ view status_view() {
                       {"TERM", "term"},
                       {"EPOCH", "epoch"},
                       {"UNROUTABLE EXPERTS", "unroutable_experts"},
-                      {"OPERATIONS RUNNING", "operations_running"}},
+                      {"OPERATIONS RUNNING", "operations_running"},
+                      {"REASONS", "reasons"}},
           .name = "{cluster_id}",
           .vertical = true};
 }
@@ -38,6 +40,7 @@ view events_view() {
   return {.items = "items",
           .columns = {{"ID", "id", cell::count},
                       {"TIME", "time"},
+                      {"SEVERITY", "severity"},
                       {"KIND", "kind"},
                       {"OBJECT", "object"},
                       {"MESSAGE", "message"}},
@@ -107,8 +110,7 @@ result<exit_code> status(const session& s) {
   if (running_processes(*context).empty()) {
     document = stopped_status(*context);
   } else {
-    auto coordinator = s.coordinator();
-    auto answer = coordinator ? coordinator->ask({query_kind::status}) : result<json>{fail(coordinator.error())};
+    auto answer = fetch_document(s, {query_kind::status});
     if (!answer) return fail(answer.error());
     document = std::move(*answer);
   }

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/application.hpp"
+#include "cli/documents.hpp"
 #include "cli/suggest.hpp"
 #include "cli/terminal.hpp"
 #include "common/ids.hpp"
@@ -56,9 +57,7 @@ result<exit_code> list(const session& s, const std::string& layer) {
     print_error(fmt::format("'{}' is not a layer; write its number, or encoder.3, decoder.1", printable(layer)));
     return exit_code::usage;
   }
-  auto coordinator = s.coordinator();
-  if (!coordinator) return fail(coordinator.error());
-  const auto experts = coordinator->ask({.kind = query_kind::experts, .layer = layer, .node = "", .events_after = 0});
+  const auto experts = fetch_document(s, {.kind = query_kind::experts, .layer = layer, .node = "", .events_after = 0});
   if (!experts) return fail(experts.error());
   s.print(*experts, expert_view(false));
   return exit_code::ok;
@@ -70,9 +69,7 @@ result<exit_code> show(const session& s, const std::string& name) {
     print_error(fmt::format("'{}' is not an expert; write LAYER/EXPERT, e.g. 3/17 or encoder.1/4", printable(name)));
     return exit_code::usage;
   }
-  auto coordinator = s.coordinator();
-  if (!coordinator) return fail(coordinator.error());
-  const auto experts = coordinator->ask({query_kind::experts});
+  const auto experts = fetch_document(s, {query_kind::experts});
   if (!experts) return fail(experts.error());
   for (const auto& item : experts->at("items")) {
     if (layer_name(item.at("layer")) == to_string(wanted->layer) && item.at("expert") == wanted->index) {

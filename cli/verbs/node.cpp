@@ -10,6 +10,7 @@
 #include <optional>
 
 #include "cli/application.hpp"
+#include "cli/documents.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/suggest.hpp"
@@ -46,11 +47,9 @@ view node_view(bool one) {
 }
 
 // One node out of the list; not_found with near misses (faults.md A7).
-result<json> find_node(admin_client& coordinator, const std::string& name) {
-  auto nodes = coordinator.ask({query_kind::nodes});
-  if (!nodes) return fail(nodes.error());
+result<json> pick_node(json nodes, const std::string& name) {
   std::vector<std::string> names;
-  for (auto& node : nodes->at("items")) {
+  for (auto& node : nodes.at("items")) {
     if (node.at("name") == name) return std::move(node);
     names.push_back(node.at("name").get<std::string>());
   }
@@ -59,19 +58,21 @@ result<json> find_node(admin_client& coordinator, const std::string& name) {
               fmt::format("no node {}{}", printable(name), hint.empty() ? "; see: troupe node list" : hint));
 }
 
+result<json> find_node(admin_client& coordinator, const std::string& name) {
+  return coordinator.ask({query_kind::nodes}).and_then([&](json nodes) { return pick_node(std::move(nodes), name); });
+}
+
 result<exit_code> list(const session& s) {
-  auto coordinator = s.coordinator();
-  if (!coordinator) return fail(coordinator.error());
-  const auto nodes = coordinator->ask({query_kind::nodes});
+  const auto nodes = fetch_document(s, {query_kind::nodes});
   if (!nodes) return fail(nodes.error());
   s.print(*nodes, node_view(false));
   return exit_code::ok;
 }
 
 result<exit_code> show(const session& s, const node_request& request) {
-  auto coordinator = s.coordinator();
-  if (!coordinator) return fail(coordinator.error());
-  const auto node = find_node(*coordinator, request.name);
+  auto nodes = fetch_document(s, {query_kind::nodes});
+  if (!nodes) return fail(nodes.error());
+  const auto node = pick_node(std::move(*nodes), request.name);
   if (!node) return fail(node.error());
   s.print(*node, node_view(true));
   return exit_code::ok;

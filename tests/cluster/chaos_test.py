@@ -1,0 +1,79 @@
+"""Mixed load while nodes are killed, frozen and started again at random by seed (issue "Must show" 10)."""
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from support.cluster import is_alive, open_descriptors, resident_bytes
+from support.load import SteadyLoad, batches_of
+from support.waiting import wait_until
+
+SHORT_RUN_FAULTS = 6
+GROWTH_ALLOWED = 48 * 1024 * 1024
+
+
+class Nemesis:
+    """One fault at a time, healed before the next, so that replication 2 always leaves one replica."""
+
+    def __init__(self, cluster, seed):
+        self.cluster, self.random, self.history = cluster, random.Random(seed), []
+
+    def strike(self):
+        fault = self.random.choice([self.kill_expert, self.freeze_expert, self.kill_coordinator])
+        name = self.random.choice(["expert-0", "expert-1", "expert-2"])
+        self.history.append(f"{fault.__name__} {name}")
+        fault(name)
+        self.cluster.wait_complete(replicas=2)
+
+    def kill_expert(self, name):
+        self.cluster.kill(name)
+        self.cluster.start_missing()
+
+    def freeze_expert(self, name):
+        self.cluster.signal(name, signal.SIGSTOP)
+        wait_until(lambda: self.cluster.nodes()[name]["state"] == "lost", 30, f"{name} is given up")
+        self.cluster.signal(name, signal.SIGCONT)
+        wait_until(lambda: self.cluster.nodes()[name]["state"] == "serving", 60, f"{name} is back")
+
+    def kill_coordinator(self, _):
+        self.cluster.kill("coordinator")
+        self.cluster.start_missing()
+
+
+def sizes(cluster):
+    return {p["name"]: (p["pid"], resident_bytes(p["pid"]), open_descriptors(p["pid"]))
+            for p in cluster.context()["processes"] if is_alive(p["pid"])}
+
+
+def assert_flat(before, after):
+    """Same process: memory and descriptors must not have grown beyond a bound."""
+    for name, (pid, resident, descriptors) in after.items():
+        old = before.get(name)
+        if old and old[0] == pid:
+            assert resident <= old[1] + GROWTH_ALLOWED, f"{name} grew from {old[1] >> 20} to {resident >> 20} MiB"
+            assert descriptors <= old[2] + 16, f"{name} has {descriptors} descriptors, had {old[2]}"
+
+
+def test_mixed_load_with_random_faults(random_model, start_cluster, request):
+    seconds, seed = request.config.getoption("--soak-seconds"), request.config.getoption("--seed")
+    shared_memory = set(os.listdir("/dev/shm"))
+    cluster = start_cluster(random_model.folder, expert_nodes=3, replication=2, dtype="f32")
+    nemesis = Nemesis(cluster, seed)
+    end = time.monotonic() + seconds
+    with SteadyLoad(cluster, batches_of(random_model, 64, (1, 512), seed), clients=4, timeout=60) as load:
+        wait_until(lambda: load.answers() >= 64, 120, "every batch was sent once")
+        before = sizes(cluster)
+        while len(nemesis.history) < SHORT_RUN_FAULTS or time.monotonic() < end:
+            nemesis.strike()
+            answers = load.answers()
+            wait_until(lambda: load.answers() >= answers + 20, 120, "the load goes on")
+        assert_flat(before, sizes(cluster))
+    assert load.tally.failures == [], f"seed {seed}: {nemesis.history}"
+    print(f"\n{load.tally.rows} rows in {load.tally.answers} answers, slowest {load.tally.slowest:.1f} s; {nemesis.history}")
+    assert cluster.status()["unroutable_experts"] == 0
+    run_dir = cluster.context()["run_dir"]
+    assert cluster.run("down").returncode == 0
+    assert [name for name in os.listdir(run_dir) if name.endswith(".ipc")] == []
+    assert {n for n in os.listdir("/dev/shm") if "troupe" in n} <= shared_memory, "shared memory is left behind"

@@ -1,0 +1,106 @@
+"""Steady load on a cluster: threads that send batches and compare every row of every answer."""
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from support.golden import TOLERANCE, relative_error
+
+
+@dataclass
+class Batch:
+    layer: int
+    hidden: np.ndarray
+    ids: np.ndarray
+    expected: np.ndarray
+
+
+def batches_of(model, count, rows, seed):
+    """Precomputed, so that the load costs nothing but the cluster's work. `rows`: a number, or (smallest, largest)."""
+    random = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        layer = model.layers[i % len(model.layers)]
+        size = rows if isinstance(rows, int) else int(random.integers(rows[0], rows[1] + 1))
+        hidden = model.rows(size, seed * 1000 + i)
+        made.append(Batch(layer, hidden, model.choose(layer, hidden)[0], model.compute(layer, hidden)))
+    return made
+
+
+@dataclass
+class Tally:
+    answers: int = 0
+    rows: int = 0
+    slowest: float = 0.0
+    failures: list = field(default_factory=list)
+    finished_at: list = field(default_factory=list)  # (time, rows) per answer
+
+
+class SteadyLoad:
+    """As a context manager: `clients` threads send the batches round and round until it is left."""
+
+    def __init__(self, cluster, batches, clients=2, dtype="f32", timeout=60.0):
+        self.cluster, self.batches, self.dtype, self.timeout = cluster, batches, dtype, timeout
+        self.tally = Tally()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number, clients)) for number in range(clients)]
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(self.timeout + 30)
+            assert not thread.is_alive(), "a client hangs past its deadline"
+
+    def answers(self):
+        with self._lock:
+            return self.tally.answers
+
+    def rows_per_second(self, since):
+        """Rows answered since that time (time.monotonic()), per second."""
+        with self._lock:
+            return sum(rows for at, rows in self.tally.finished_at if at >= since) / (time.monotonic() - since)
+
+    def assert_exact(self):
+        """No row lost, doubled or wrong."""
+        assert self.tally.failures == []
+        assert self.tally.answers > 0
+
+    def _run(self, number, clients):
+        with self.cluster.connect() as client:
+            turn = number
+            while not self._stop.is_set():
+                self._send(client, self.batches[turn % len(self.batches)])
+                turn += clients
+
+    def _send(self, client, batch):
+        begin = time.monotonic()
+        try:
+            answer = client.layer(batch.layer, batch.hidden, timeout=self.timeout)
+        except Exception as problem:  # every kind of failure is a lost row
+            with self._lock:
+                self.tally.failures.append(f"after {time.monotonic() - begin:.1f} s: {problem!r}")
+            return
+        wrong = self._what_is_wrong(batch, answer)
+        now = time.monotonic()
+        with self._lock:
+            if wrong:
+                self.tally.failures.append(wrong)
+            self.tally.answers += 1
+            self.tally.rows += len(batch.hidden)
+            self.tally.slowest = max(self.tally.slowest, now - begin)
+            self.tally.finished_at.append((now, len(batch.hidden)))
+
+    def _what_is_wrong(self, batch, answer):
+        if answer.flags.any():
+            return f"flags {answer.flags[answer.flags != 0]} on a request that waits"
+        if not (np.sort(answer.expert_ids, 1) == np.sort(batch.ids, 1)).all():
+            return "other experts were chosen"
+        error = relative_error(answer.output, batch.expected)
+        return f"output is off by {error:.2e} of the peak" if error > TOLERANCE[self.dtype] else None

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds, runs every test and ends with a table. As root or with sudo on Debian 12; can be run
+# again (the second run builds nothing that did not change).
+#   --quick          unit tests and client tests only
+#   --tsan           also the concurrent parts under ThreadSanitizer
+#   --hf             also the comparison with transformers (downloads torch; its own virtual environment)
+#   --soak SECONDS   the mixed-load run with random faults lasts this long (600: the ten minutes of the issue)
+#   --no-install     do not touch the system's packages
+#   --no-sanitizers  leave out the ASan+UBSan build (unit tests and fuzz targets)
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+quick=no tsan=no hf=no soak=0 install=() sanitizers=yes
+while [ $# -gt 0 ]; do
+  case "$1" in
+    --quick) quick=yes; shift ;;
+    --tsan) tsan=yes; shift ;;
+    --hf) hf=yes; shift ;;
+    --soak) soak=${2:?--soak needs seconds}; shift 2 ;;
+    --no-install) install=(--no-install); shift ;;
+    --no-sanitizers) sanitizers=no; shift ;;
+    *) echo "error: unknown argument $1; see the head of tests/run.sh" >&2; exit 2 ;;
+  esac
+done
+
+results=build/test-results
+fuzz_seconds=5
+step() { printf '\n==> %s\n' "$*"; }
+
+suite() {  # suite NAME COMMAND...: runs it; XML reports go to $RESULTS
+  local name=$1 begin=$SECONDS code=0
+  shift
+  export RESULTS=$PWD/$results/$name
+  mkdir -p "$RESULTS"
+  step "$name"
+  "$@" || code=$?
+  echo "$code $((SECONDS - begin))" >"$RESULTS/status"
+  return 0
+}
+
+unit_tests() {  # BUILD_FOLDER [NAMES]: every GoogleTest program that ctest knows there
+  GTEST_OUTPUT="xml:$RESULTS/" ctest --test-dir "$1" ${2:+-R "$2"} -j "$(nproc)" --output-on-failure --no-tests=error
+}
+
+pytest_in() {  # FOLDER ARGUMENTS...
+  local folder=$1
+  shift
+  (cd "$folder" && "$OLDPWD/.venv-test/bin/python" -m pytest -p no:cacheprovider --junitxml="$RESULTS/pytest.xml" "$@")
+}
+
+fuzz() {  # each target for a few seconds, beginning with its corpus
+  local target code=0
+  for target in build-fuzz/bin/*_fuzz; do
+    local name corpus
+    name=$(basename "$target")
+    corpus=tests/fuzz/seeds/${name%_fuzz}
+    mkdir -p "build-fuzz/found/$name"
+    printf '  %-28s' "$name"
+    if "$target" -max_total_time=$fuzz_seconds -rss_limit_mb=2048 -timeout=10 -artifact_prefix="build-fuzz/found/$name/" \
+      "build-fuzz/found/$name" $([ -d "$corpus" ] && echo "$corpus") >"$RESULTS/$name.log" 2>&1; then
+      echo "ok ($(grep -o '#[0-9]*' "$RESULTS/$name.log" | tail -n 1 | tr -d '#') runs)"
+      echo '<testsuite><testcase name="fuzz"/></testsuite>' >"$RESULTS/$name.xml"
+    else
+      echo "FAILED"
+      tail -n 30 "$RESULTS/$name.log"
+      echo '<testsuite><testcase name="fuzz"><failure/></testcase></testsuite>' >"$RESULTS/$name.xml"
+      code=1
+    fi
+  done
+  return $code
+}
+
+rm -rf "$results"
+step "building"
+scripts/build.sh "${install[@]}" || exit 1
+[ "$quick" = yes ] || [ ${#install[@]} -gt 0 ] || scripts/install_packages.sh checks || exit 1
+scripts/python_env.sh .venv-test "${install[@]}" -- pytest pytest-timeout pyyaml ml_dtypes ./client/python || exit 1
+
+suite unit unit_tests build
+suite client pytest_in tests/client/python --timeout 120
+if [ "$quick" = no ]; then
+  suite cluster pytest_in tests/cluster --timeout 600 --soak-seconds "$soak"
+fi
+if [ "$quick" = no ] && [ "$sanitizers" = yes ]; then
+  step "building with ASan and UBSan, and the fuzz targets"
+  cmake --preset fuzz >/dev/null && cmake --build --preset fuzz -j "$(nproc)" --target sanitized_tests || exit 1
+  suite asan-ubsan unit_tests build-fuzz "$(paste -sd'|' tests/sanitized_tests.txt | sed 's/|/$|^/g; s/^/^/; s/$/$/')"
+  suite fuzz fuzz
+fi
+if [ "$tsan" = yes ]; then
+  step "building with TSan"
+  cmake --preset tsan >/dev/null && cmake --build --preset tsan -j "$(nproc)" || exit 1
+  TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1" suite tsan unit_tests build-tsan
+fi
+if [ "$hf" = yes ]; then
+  step "installing torch and transformers into .venv-hf"
+  scripts/python_env.sh .venv-hf "${install[@]}" -- pytest pytest-timeout pyyaml ml_dtypes torch 'transformers==4.57.*' ./client/python || exit 1
+  suite hf env TROUPE_TEST_HF=1 .venv-hf/bin/python -m pytest -p no:cacheprovider --timeout 1200 \
+    --junitxml="$PWD/$results/hf/pytest.xml" tests/client/hf
+fi
+
+python3 tests/summary.py "$results"
