@@ -93,10 +93,7 @@ if [ "$tsan" = yes ]; then
   TSAN_OPTIONS="suppressions=$PWD/tests/tsan.supp halt_on_error=1" suite tsan unit_tests build-tsan
 fi
 if [ "$hf" = yes ]; then
-  step "installing torch and transformers into .venv-hf"
-  scripts/python_env.sh .venv-hf "${install[@]}" -- pytest pytest-timeout pyyaml ml_dtypes torch 'transformers==4.57.*' ./client/python || exit 1
-  suite hf env TROUPE_TEST_HF=1 .venv-hf/bin/python -m pytest -p no:cacheprovider --timeout 1200 \
-    --junitxml="$PWD/$results/hf/pytest.xml" tests/client/hf
+  suite hf tests/client/hf/run.sh "${install[@]}" --timeout 1200 --junitxml="$PWD/$results/hf/pytest.xml"
 fi
 
 python3 tests/summary.py "$results"
