@@ -17,7 +17,6 @@
 #include "compute/device.hpp"
 #include "expert_node/core/expert_call.hpp"
 #include "expert_node/core/slot_table.hpp"
-#include "expert_node/shell/bundle_buffer.hpp"
 #include "expert_node/shell/device_memory.hpp"
 #include "expert_node/shell/host_ports.hpp"
 
@@ -51,7 +50,7 @@ struct slot_loaded {
   slot_index slot;
   std::shared_ptr<const model::bundle_layout> layout;
   loaded_facts facts;
-  std::shared_ptr<bundle_buffer> bundle;  // for the probe; dropped after it
+  std::shared_ptr<const compute::probe_sample> sample;  // none: not probed (weights that are not finite, allowed)
 };
 struct load_failed {
   slot_index slot;
@@ -72,6 +71,7 @@ struct unpin_slot {
 };
 struct report_inventory {};
 struct report_statistics {};
+struct reset_statistics {};
 struct stop_host {};
 struct host_stopped {};
 
@@ -93,6 +93,7 @@ CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::pinned_expert))
 CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::unpin_slot))
 CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::report_inventory))
 CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::report_statistics))
+CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::reset_statistics))
 CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::stop_host))
 CAF_ADD_TYPE_ID(troupe_expert, (troupe::expert::host_stopped))
 CAF_END_TYPE_ID_BLOCK(troupe_expert)
@@ -112,6 +113,7 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::pinned_expert)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::unpin_slot)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::report_inventory)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::report_statistics)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::reset_statistics)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::stop_host)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::expert::host_stopped)
 
@@ -140,8 +142,10 @@ using expert_host_actor = caf::typed_actor<
     caf::reacts_to<unpin_slot>,
     // coordinator link: say what is in the slots
     caf::reacts_to<report_inventory>,
-    // node, each second
+    // INTERNAL, each statistics_interval
     caf::reacts_to<report_statistics>,
+    // coordinator link: this node joins under a new incarnation, totals begin again
+    caf::reacts_to<reset_statistics>,
     // node: finish what is queued, release the device on this thread, end
     caf::replies_to<stop_host>::with<host_stopped>>;
 

@@ -242,8 +242,7 @@ void data_server::impl::on_run(wire::received& got, const proto::RunExperts& run
   counters.calls_received.add();
   auto link = links_.find(got.routing_id);
   if (link == links_.end()) {
-    counters.messages_rejected.add();
-    return refuse_call(got, run, {errc::handshake_required, "say hello before the first call of a connection"});
+    return refuse_message(got, {errc::handshake_required, "say hello before the first call of a connection"});
   }
   if (!settings_.layers->hidden({run.layer()})) {
     counters.calls_invalid.add();

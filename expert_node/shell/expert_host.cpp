@@ -112,6 +112,7 @@ void expert_host_state::compute_batch(std::vector<call_handle>& calls) {
   auto end = settings_.now();
   ++statistics_.host.batches;
   statistics_.host.compute_seconds += duration<double>(end - begin).count();
+  settings_.ports->batch_computed(duration<double>(end - begin).count());
   if (!outcome) spdlog::error("batch of {} calls failed: {}", calls.size(), outcome.error().message);
   for (auto& call : calls) {
     release_pins(*call);
@@ -236,11 +237,10 @@ void expert_host_state::free(const free_slot& command) {
 void expert_host_state::loaded(slot_loaded& message) {
   result<void> probed;
   try {
-    probed = settings_.probe(*device_, message.slot, *message.layout, message.bundle->bytes());
+    if (message.sample != nullptr) probed = settings_.probe(*device_, message.slot, *message.sample);
   } catch (const std::exception& e) {
     probed = fail(errc::internal, fmt::format("probing slot {} failed: {}", message.slot.value, e.what()));
   }
-  message.bundle.reset();
   if (!probed) {
     spdlog::error("expert {} is not served: {}", to_string(message.layout->id), probed.error().message);
     // Whether it was freed meanwhile makes no difference: slot_unloaded comes in both cases.
@@ -304,7 +304,10 @@ expert_host_actor::behavior_type expert_host(host_self self, expert_host_setting
   auto& host = self->state;
   host.configure(std::move(settings));
   return {
-      [&host](start_host) { return host.start(); },
+      [self, &host](start_host) {
+        if (host.statistics_interval().count() > 0) self->send(self, report_statistics{});
+        return host.start();
+      },
       [self, &host](serve_call& message) {
         if (host.accept(std::move(message.call))) self->send(self, run_next{});
       },
@@ -319,7 +322,13 @@ expert_host_actor::behavior_type expert_host(host_self self, expert_host_setting
       [&host](const pin_expert& message) { return host.pin(message); },
       [&host](const unpin_slot& message) { host.unpin(message.slot); },
       [&host](report_inventory) { host.report_slots(); },
-      [&host](report_statistics) { host.report_totals(); },
+      [self, &host](report_statistics) {
+        host.report_totals();
+        if (host.statistics_interval().count() > 0) {
+          self->delayed_send(self, host.statistics_interval(), report_statistics{});
+        }
+      },
+      [&host](reset_statistics) { host.reset_totals(); },
       [self, &host](stop_host) {
         host.stop();
         self->quit();

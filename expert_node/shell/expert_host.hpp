@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <span>
 #include <vector>
 
 #include <caf/fwd.hpp>
@@ -32,12 +31,12 @@ struct expert_host_settings {
   std::function<result<std::unique_ptr<compute::device>>()> make_device;
   // How large the arena shall be on that device.
   std::function<result<arena_size>(const compute::device&)> size_arena;
-  // compute::probe: does a freshly loaded slot compute what its bundle says?
-  std::function<result<void>(compute::device&, slot_index, const model::bundle_layout&, std::span<const std::byte>)>
-      probe;
+  // compute::run_probe: does a freshly loaded slot compute what its bundle says?
+  std::function<result<void>(compute::device&, slot_index, const compute::probe_sample&)> probe;
   std::shared_ptr<host_ports> ports;
   std::function<time_point()> now{[] { return std::chrono::steady_clock::now(); }};
   std::uint32_t batch_rows_max{limits::merged_batch_rows_max};
+  std::chrono::milliseconds statistics_interval{limits::node_stats_interval};  // zero: only when asked
 };
 
 // invalid_request naming the setting that is missing.
@@ -63,6 +62,8 @@ class expert_host_state {
   void unpin(slot_index slot);
   void report_slots();
   void report_totals();
+  void reset_totals() { statistics_ = {}; }
+  [[nodiscard]] std::chrono::milliseconds statistics_interval() const { return settings_.statistics_interval; }
   void stop();
 
  private:

@@ -7,12 +7,6 @@
 #include "proto/common.pb.h"
 
 namespace troupe::expert {
-namespace {
-
-constexpr const char* software = "troupe/0.1.0";
-
-}  // namespace
-
 result<void> check_hello(const proto::Hello& hello, const node_identity& self, std::string_view user_id) {
   if (hello.wire_major() != limits::wire_version_major) {
     return fail(errc::wrong_version,
@@ -47,7 +41,7 @@ void fill_hello(const node_identity& self, proto::Hello& hello) {
   hello.set_cluster_id(self.cluster_id());
   hello.set_node(self.name().value);
   hello.set_incarnation(self.incarnation().value);
-  hello.set_software(software);
+  hello.set_software(limits::software);
 }
 
 void fill_welcome(const node_identity& self, proto::Welcome& welcome) {
@@ -56,7 +50,7 @@ void fill_welcome(const node_identity& self, proto::Welcome& welcome) {
   welcome.set_cluster_id(self.cluster_id());
   welcome.set_node(self.name().value);
   welcome.set_incarnation(self.incarnation().value);
-  welcome.set_software(software);
+  welcome.set_software(limits::software);
   welcome.set_tensor_bytes_max(limits::tensor_bytes_max);
   welcome.set_envelope_bytes_max(limits::envelope_bytes_max);
   welcome.set_parts_max(limits::parts_per_message_max);

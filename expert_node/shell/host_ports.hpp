@@ -42,6 +42,8 @@ class host_ports {
 
   // The call's outcome is set; its rows, if any, are in its output.
   virtual void answer(call_handle call) = 0;
+  // One merged batch has been computed; its calls are answered after this.
+  virtual void batch_computed(double seconds) = 0;
   virtual void start_load(load_job job) = 0;
   // Ends in slot_unloaded. Loads and unloads of one slot keep their order.
   virtual void start_unload(slot_index slot) = 0;

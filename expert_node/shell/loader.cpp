@@ -126,8 +126,13 @@ result<finished_load> loader::impl::try_load(const load_job& job) {
                 fmt::format("expert {} takes {} bytes, a slot of this node has {}; start it with larger slots",
                             to_string(job.content.expert), packed_bytes, settings_.slot_bytes));
   }
-  if (!settings_.allow_nonfinite) {
-    if (auto finite = model::check_finite(*found->layout, found->bytes->bytes()); !finite) return fail(finite.error());
+  auto finite = model::check_finite(*found->layout, found->bytes->bytes());
+  if (!finite && !settings_.allow_nonfinite) return fail(finite.error());
+  std::shared_ptr<const compute::probe_sample> sample;
+  if (finite) {
+    auto made = compute::make_probe(*found->layout, found->bytes->bytes(), settings_.type);
+    if (!made) return fail(made.error());
+    sample = std::make_shared<compute::probe_sample>(std::move(*made));
   }
   if (auto packed = settings_.memory->load(job.slot, *found->layout, found->bytes->bytes()); !packed) {
     settings_.memory->unload(job.slot);
@@ -136,7 +141,7 @@ result<finished_load> loader::impl::try_load(const load_job& job) {
   settings_.layers->learn(*found->layout);
   spdlog::debug("expert {} loaded from {} into slot {}", to_string(job.content.expert), found->source, job.slot.value);
   loaded_facts facts{found->digest, found->bytes->bytes().size(), packed_bytes};
-  return finished_load{job.slot, found->layout, facts, found->bytes};
+  return finished_load{job.slot, found->layout, facts, std::move(sample)};
 }
 
 // The checkpoint first: reading a file costs nobody else anything. Then each peer; what one sent wrongly is fetched

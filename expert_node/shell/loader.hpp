@@ -9,7 +9,7 @@
 
 #include "common/error.hpp"
 #include "common/http/metrics.hpp"
-#include "expert_node/shell/bundle_buffer.hpp"
+#include "compute/device.hpp"
 #include "expert_node/shell/device_memory.hpp"
 #include "expert_node/shell/host_ports.hpp"
 #include "expert_node/shell/peer_fetch.hpp"
@@ -23,12 +23,13 @@ struct finished_load {
   slot_index slot;
   std::shared_ptr<const model::bundle_layout> layout;
   loaded_facts facts;
-  std::shared_ptr<bundle_buffer> bundle;
+  std::shared_ptr<const compute::probe_sample> sample;  // none: the weights are not finite, and allowed to be
 };
 
 struct loader_settings {
   std::shared_ptr<layer_catalog> layers;
   std::shared_ptr<device_memory> memory;
+  dtype type{dtype::bf16};       // of the device
   std::uint64_t slot_bytes{};    // what fits into one slot
   bool allow_nonfinite{};        // serve weights with NaN or infinity
   peer_fetch_settings fetching;  // `cancelled` is set by the loader

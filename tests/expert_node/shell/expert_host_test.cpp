@@ -33,9 +33,8 @@ class expert_host_test : public ::testing::Test {
       return std::make_unique<testing::fake_device>(log);
     };
     settings.size_arena = [](const compute::device&) -> result<arena_size> { return arena_size{4, 64}; };
-    settings.probe = [this](compute::device&, slot_index, const model::bundle_layout&, std::span<const std::byte>) {
-      return probe_outcome;
-    };
+    settings.probe = [this](compute::device&, slot_index, const compute::probe_sample&) { return probe_outcome; };
+    settings.statistics_interval = std::chrono::milliseconds{0};
     settings.ports = ports;
     settings.now = [this] { return now; };
     settings.batch_rows_max = 8;
@@ -78,10 +77,8 @@ class expert_host_test : public ::testing::Test {
     auto layout = std::make_shared<model::bundle_layout>();
     layout->id = {layer, expert};
     layout->shape = {.hidden = width, .width = 1};
-    auto bundle = std::make_shared<bundle_buffer>(bundle_buffer::make(sizeof factor).value());
-    std::memcpy(bundle->bytes().data(), &factor, sizeof factor);
-    ASSERT_TRUE(started->memory->load({slot}, *layout, bundle->bytes()));
-    send(slot_loaded{{slot}, layout, {{}, sizeof factor, 8}, std::move(bundle)});
+    ASSERT_TRUE(started->memory->load({slot}, *layout, std::as_bytes(std::span{&factor, 1})));
+    send(slot_loaded{{slot}, layout, {{}, sizeof factor, 8}, std::make_shared<compute::probe_sample>()});
     run();
   }
 

@@ -31,7 +31,7 @@ class fake_device : public compute::device {
   }
   ~fake_device() override { log_->released_on = std::this_thread::get_id(); }
 
-  compute::device_info info() const override { return {"fake", "multiplies", dtype::f32, 1}; }
+  compute::device_info info() const override { return {"fake", "multiplies", dtype::f32, 1, 0}; }
   std::size_t slot_bytes(const model::expert_shape& shape) const override { return shape.hidden * 4; }
   result<void> reserve(std::uint32_t, std::size_t) override { return {}; }
   result<void> load(slot_index slot, const model::bundle_layout&, std::span<const std::byte> bundle) override {
@@ -81,11 +81,13 @@ class fake_device : public compute::device {
 class recording_ports : public host_ports {
  public:
   void answer(call_handle call) override { answers.push_back(std::move(call)); }
+  void batch_computed(double) override { ++batches; }
   void start_load(load_job job) override { loads.push_back(std::move(job)); }
   void start_unload(slot_index slot) override { unloads.push_back(slot); }
   void inventory(std::vector<slot_report> slots) override { inventories.push_back(std::move(slots)); }
   void statistics(statistics_report report) override { reports.push_back(std::move(report)); }
 
+  std::size_t batches{};
   std::vector<call_handle> answers;
   std::vector<load_job> loads;
   std::vector<slot_index> unloads;

@@ -23,7 +23,7 @@ using wire::must;
 // Keeps whole bundles by slot.
 class storing_device : public compute::device {
  public:
-  compute::device_info info() const override { return {"fake", "stores", dtype::f32, 1}; }
+  compute::device_info info() const override { return {"fake", "stores", dtype::f32, 1, 0}; }
   std::size_t slot_bytes(const model::expert_shape& shape) const override {
     return std::size_t{4} * 3 * shape.hidden * shape.width;
   }
@@ -61,6 +61,7 @@ class loader_test : public ::testing::Test {
     loader_settings settings;
     settings.layers = layers = std::make_shared<layer_catalog>(std::move(checkpoint));
     settings.memory = memory;
+    settings.type = dtype::f32;
     settings.slot_bytes = slot_bytes;
     settings.allow_nonfinite = allow_nonfinite;
     settings.fetching.context = context;
@@ -170,6 +171,8 @@ TEST_F(loader_test, reads_a_bundle_and_reports_its_digest) {
   EXPECT_EQ(done.facts.bundle_bytes, true_bytes().size());
   EXPECT_EQ(done.facts.resident_bytes, device.slot_bytes(done.layout->shape));
   EXPECT_EQ(done.layout->id, wanted);
+  ASSERT_NE(done.sample, nullptr);
+  EXPECT_EQ(done.sample->id, wanted);
   tested->unload({0});
   EXPECT_TRUE(eventually([this] {
     std::lock_guard lock{mutex};
@@ -219,7 +222,7 @@ TEST_F(loader_test, c5_weights_that_are_not_finite_are_refused_unless_allowed) {
   failed.clear();
   start(checkpoint, true);
   tested->load(job());
-  success();
+  EXPECT_EQ(success().sample, nullptr) << "nothing to compare with";
 }
 
 TEST_F(loader_test, a_node_without_checkpoint_learns_everything_from_a_peer) {
