@@ -192,7 +192,7 @@ result<layer_bench_row> measure(sides& on, const layer_bench_options& options, s
     echo.push_back(timed_ms([&] { outcome = on.echo.scatter_gather(peers, request, reply); }));
   }
   if (!outcome) return fail(outcome.error());
-  layer_bench_row row{count, calls, summarise(in_process), summarise(cluster), summarise(echo)};
+  layer_bench_row row{count, calls, summarise(in_process), summarise(cluster), summarise(echo), std::nullopt};
   if (on.cluster_tcp) row.cluster_tcp = summarise(tcp);
   row.messages_per_layer = per_layer->messages;
   row.bytes_out_per_layer = per_layer->bytes_out;

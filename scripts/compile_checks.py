@@ -2,7 +2,7 @@
 """Checks that need a compiler: every header compiles alone, and the short clang-tidy list (.clang-tidy) is clean.
 
 A file that did not change since it last passed (with all own headers that it reaches) is not compiled again: its hash is
-kept in build/checks/. usage: compile_checks.py headers|tidy [--all]
+kept in ~/.cache/troupe-checks (XDG_CACHE_HOME), so that a clean clone does not begin from nothing either. usage: compile_checks.py headers|tidy [--all]
 """
 import concurrent.futures
 import hashlib
@@ -16,7 +16,7 @@ import sys
 from source_files import ROOT, closure_hash, includes, read, tracked
 
 BUILD = ROOT / "build"
-CACHE = BUILD / "checks"
+CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "troupe-checks"
 
 
 def compile_flags():
