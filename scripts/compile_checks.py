@@ -65,7 +65,8 @@ def tidy_jobs(flags):
 def run(job):
     path, command = job
     settings = read(".clang-tidy") if command[0] == "clang-tidy" else ""
-    key = hashlib.sha256("\0".join([closure_hash(path), settings, *command]).encode()).hexdigest()
+    words = [word.replace(str(ROOT), ".") for word in command]
+    key = hashlib.sha256("\0".join([closure_hash(path), settings, *words]).encode()).hexdigest()
     stamp = CACHE / key
     if stamp.exists():
         return path, 0, "", True
