@@ -56,6 +56,8 @@ inline constexpr std::size_t segment_bytes_max = gib;
 
 inline constexpr std::uint32_t rows_per_request_max = 8192;
 inline constexpr std::uint32_t experts_per_token_max = 64;
+// What callers are told to wait before they try again.
+inline constexpr std::chrono::milliseconds retry_hint = 100ms;
 // Rows and bytes admitted and not yet answered, per router and per expert host. Past it: overloaded, at once.
 inline constexpr std::uint64_t inflight_rows_max = 65'536;
 inline constexpr std::uint64_t inflight_bytes_max = 2 * gib;
@@ -85,6 +87,19 @@ inline constexpr double retry_share_max = 0.1;
 inline constexpr double retry_burst_max = 256;
 inline constexpr double retries_per_second_min = 100;
 inline constexpr std::chrono::milliseconds retry_budget_pause = 100ms;
+// A router's link to a host that failed is made anew after a pause that doubles within these bounds.
+inline constexpr std::chrono::milliseconds link_pause_min = 50ms;
+inline constexpr std::chrono::milliseconds link_pause_max = 1s;
+// A host that has not answered a call this long after its deadline has lost it: the link is made anew.
+inline constexpr std::chrono::milliseconds answer_overdue_after = 10s;
+inline constexpr std::chrono::milliseconds answer_overdue_check = 2s;
+// Shared memory of one link: several calls of 512 rows of 2,048 bf16 values both ways. Larger calls go over the socket.
+inline constexpr std::size_t link_segment_bytes = 16 * mib;
+// Requests from HTTP threads that wait for the router's thread.
+inline constexpr std::size_t router_inbox_max = 4096;
+// Clients that have said hello to a router and are remembered; past it the longest silent one must say it again.
+inline constexpr std::size_t client_sessions_max = 16'384;
+inline constexpr std::size_t client_id_bytes_max = 128;
 // Ended requests that are remembered to tell late answers from foreign ones.
 inline constexpr std::size_t ended_requests_max = 4096;
 

@@ -35,6 +35,13 @@ class pending_exchange : public exchange {
     if (!answered_.exchange(true)) post_answer(std::move(answer));
   }
 
+  void reply_with(std::function<response()> make) override {
+    if (answered_.exchange(true)) return;
+    asio::post(core_->io, [owner = owner_, number = number_, moved = std::move(make)] {
+      if (auto alive = owner.lock()) alive->finish(number, moved());
+    });
+  }
+
   void on_cancel(std::function<void()> on_gone) override {
     {
       std::lock_guard lock(mutex_);

@@ -44,6 +44,8 @@ class exchange {
 
   // The first answer counts; later ones are ignored, as is an answer to a client that has gone.
   virtual void reply(response answer) = 0;
+  // The same for an answer that is work to make (a large body): `make` runs on the server's thread.
+  virtual void reply_with(std::function<response()> make) = 0;
   // `on_gone` is called once, on the server's thread, if the client goes away before the answer.
   // At once (on the caller's thread) when it has gone already. Replaces an earlier callback.
   virtual void on_cancel(std::function<void()> on_gone) = 0;

@@ -10,9 +10,9 @@
 namespace troupe::router {
 namespace {
 
-std::uint64_t bytes_of(const dispatch_request& request) {
-  // The rows as they came in, as they go out, as they come back, and the f32 sums.
-  return std::uint64_t{request.rows} * request.hidden * (3 * bytes_per_element(request.wire) + sizeof(float));
+// The rows as they came in, as they go out, as they come back, and the f32 sums.
+std::uint64_t bytes_of(std::uint32_t rows, std::uint32_t hidden, dtype wire) {
+  return std::uint64_t{rows} * hidden * (3 * bytes_per_element(wire) + sizeof(float));
 }
 
 }  // namespace
@@ -35,20 +35,27 @@ dispatch_output dispatcher::take_output() {
   return std::exchange(output_, {});
 }
 
-result<request_id> dispatcher::submit(dispatch_request request, time_point now) {
-  const auto bytes = bytes_of(request);
-  if (request.deadline <= now) return troupe::fail(errc::timeout, "the deadline has passed before the request began");
-  if (rows_in_flight_ + request.rows > limits::inflight_rows_max) {
+result<void> dispatcher::check_admission(std::uint32_t rows, std::uint32_t hidden, dtype wire) const {
+  if (rows_in_flight_ + rows > limits::inflight_rows_max) {
     return troupe::fail(errc::overloaded, fmt::format("{} rows are in flight and {} more do not fit in {}; retry later",
-                                                      rows_in_flight_, request.rows, limits::inflight_rows_max));
+                                                      rows_in_flight_, rows, limits::inflight_rows_max));
   }
+  const auto bytes = bytes_of(rows, hidden, wire);
   if (bytes_in_flight_ + bytes > limits::inflight_bytes_max) {
     return troupe::fail(errc::overloaded,
                         fmt::format("{} bytes are in flight and {} more do not fit in {}; retry later",
                                     bytes_in_flight_, bytes, limits::inflight_bytes_max));
   }
+  return {};
+}
+
+result<request_id> dispatcher::submit(dispatch_request request, time_point now) {
+  if (request.deadline <= now) return troupe::fail(errc::timeout, "the deadline has passed before the request began");
+  if (auto admitted = check_admission(request.rows, request.hidden, request.wire); !admitted) {
+    return troupe::fail(admitted.error());
+  }
   rows_in_flight_ += request.rows;
-  bytes_in_flight_ += bytes;
+  bytes_in_flight_ += bytes_of(request.rows, request.hidden, request.wire);
   const request_id id{++last_id_};
   auto& r = *requests_.emplace(id.value, std::make_unique<request_state>(id, std::move(request))).first->second;
   r.epoch = hosts_.map() ? hosts_.map()->epoch : epoch_number{};
@@ -324,7 +331,7 @@ void dispatcher::retire(request_state& r) {
     c.state = call_given_up{};
   }
   rows_in_flight_ -= r.input.rows;
-  bytes_in_flight_ -= bytes_of(r.input);
+  bytes_in_flight_ -= bytes_of(r.input.rows, r.input.hidden, r.input.wire);
   r.is_over = true;
   parked_.erase(r.id.value);
   ended_.emplace(r.id.value, static_cast<std::uint32_t>(r.calls.size()));

@@ -53,6 +53,9 @@ class dispatcher {
   // `random` is borrowed. Request numbers begin behind `first_id`.
   explicit dispatcher(std::mt19937_64& random, request_id first_id = {});
 
+  // Would a request of this size be admitted now? overloaded when not. To be asked before work is put into it.
+  [[nodiscard]] result<void> check_admission(std::uint32_t rows, std::uint32_t hidden, dtype wire) const;
+
   // Admits a request and dispatches it, or refuses at once: overloaded when rows or bytes in flight would pass their
   // limit, timeout when the deadline has passed. Everything after that is reported as finished.
   // @pre routing and num_experts fit each other, ids are in [-1, num_experts), hidden and wire are the model's

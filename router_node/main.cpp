@@ -1,0 +1,122 @@
+// troupe-router: one router. Reads flags, starts the router, waits for a signal, stops it.
+#include <cstdio>
+#include <exception>
+#include <mutex>
+#include <string>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include "common/daemon/data_folder.hpp"
+#include "common/daemon/flags.hpp"
+#include "common/daemon/log.hpp"
+#include "common/daemon/process.hpp"
+#include "common/daemon/signals.hpp"
+#include "common/limits.hpp"
+#include "router_node/shell/router.hpp"
+
+namespace {
+
+using namespace troupe;
+
+// Exit codes beside 0 and those of the flag parser.
+constexpr int exit_failed = 1;
+constexpr int exit_usage = 2;
+
+struct router_flags {
+  daemon::daemon_flags common;
+  std::string listen;
+  router::router_options options;
+};
+
+std::optional<int> parse(int argc, const char* const* argv, router_flags& flags) {
+  daemon::flag_parser parser{"troupe-router", "Gates, dispatches and combines the MoE layers of a checkpoint."};
+  daemon::add_daemon_flags(parser, flags.common, "router-0");
+  auto& options = flags.options;
+  parser.add("--model", options.model, "folder of the checkpoint", daemon::flag_parser::presence::required);
+  parser.add_choice("--dtype", options.type, {"auto", "f32", "bf16"}, "what the experts compute in; auto: as stored");
+  parser.add("--threads", options.threads, "threads for shared experts");
+  parser.add("--coordinator", options.coordinator, "control address; default: the ipc socket in the run folder");
+  parser.add("--listen", flags.listen, "client addresses, ipc:// or tcp://, separated by commas");
+  return parser.parse(argc, argv);
+}
+
+void complete(router_flags& flags) {
+  auto& options = flags.options;
+  options.version = TROUPE_VERSION;
+  options.commit = TROUPE_COMMIT;
+  options.name = {flags.common.name};
+  options.data_dir = flags.common.data_dir;
+  options.run_dir = daemon::run_folder(flags.common);
+  options.http = flags.common.http;
+  for (std::size_t begin = 0; begin < flags.listen.size();) {
+    const auto end = std::min(flags.listen.find(',', begin), flags.listen.size());
+    if (end > begin) options.listen.push_back(flags.listen.substr(begin, end - begin));
+    begin = end + 1;
+  }
+}
+
+int complain(const error& reason, int code) {
+  fmt::print(stderr, "error: {}\n", reason.message);
+  return code;
+}
+
+int serve(const router::router_options& options, daemon::stop_signals& signals) {
+  std::mutex mutex;
+  std::string failure;
+  auto started = router::router::start(options, [&](std::string reason) {
+    {
+      std::lock_guard lock{mutex};
+      failure = std::move(reason);
+    }
+    signals.request();
+  });
+  if (!started) {
+    spdlog::critical("{}", started.error().message);
+    return complain(started.error(), exit_failed);
+  }
+  spdlog::info("{}", (*started)->describe());
+  daemon::notify_service("READY=1");
+  static_cast<void>(signals.wait());
+  daemon::notify_service("STOPPING=1");
+  daemon::shutdown_watchdog watchdog{signals, limits::shutdown_grace * 2};
+  (*started)->stop(limits::shutdown_grace);
+  started->reset();
+  std::lock_guard lock{mutex};
+  if (failure.empty()) return 0;
+  spdlog::critical("{}", failure);
+  return complain({errc::internal, failure}, exit_failed);
+}
+
+int run(int argc, const char* const* argv) {
+  auto signals = daemon::stop_signals::install();
+  if (!signals) return complain(signals.error(), exit_failed);
+  router_flags flags;
+  if (auto code = parse(argc, argv, flags)) return *code;
+  complete(flags);
+  const auto& common = flags.common;
+  if (auto fine = router::validate(flags.options); !fine) return complain(fine.error(), exit_usage);
+  if (auto log = daemon::start_log({common.name, common.log_level, common.log_format, common.log_file}); !log) {
+    return complain(log.error(), exit_usage);
+  }
+  daemon::set_process_name(common.name);
+  for (const auto& folder : {flags.options.data_dir, flags.options.run_dir}) {
+    if (auto ready = daemon::prepare_private_folder(folder); !ready) return complain(ready.error(), exit_failed);
+  }
+  auto lock = daemon::instance_lock::take(flags.options.run_dir / (common.name + ".lock"));
+  if (!lock) return complain(lock.error(), exit_failed);
+  const int code = serve(flags.options, *signals);
+  daemon::stop_log();
+  return code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "error: troupe-router ended: %s\n", e.what());
+    return exit_failed;
+  }
+}

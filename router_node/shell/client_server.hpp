@@ -1,0 +1,93 @@
+// The conversation with clients over ZeroMQ (docs/wire-client-router.md): handshake, layer requests, questions.
+//
+// A request that is repeated is never executed twice: while it runs its twin is told so, afterwards it gets the same
+// answer from a bounded cache (faults.md W12). Errors are not kept: such a request may be tried again.
+// Thread rule: the router's thread.
+#pragma once
+
+#include <cstdint>
+#include <list>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/wire/checksum.hpp"
+#include "common/wire/framing.hpp"
+#include "common/wire/socket.hpp"
+#include "router_node/core/layer_plan.hpp"
+#include "router_node/core/replay_cache.hpp"
+#include "router_node/shell/layer_job.hpp"
+#include "router_node/shell/router_identity.hpp"
+
+namespace troupe::proto {
+class ExpertsRequest;
+class Hello;
+class InfoRequest;
+class LayerRequest;
+class RouterToClient;
+}  // namespace troupe::proto
+
+namespace troupe::router {
+
+class info_desk;
+class layer_service;
+class router_metrics;
+
+class client_server {
+ public:
+  // All references are borrowed. The sockets are bound ROUTER sockets.
+  client_server(std::vector<wire::socket> sockets, const router_identity& self, const model_plan& plan,
+                layer_service& service, info_desk& desk, router_metrics& metrics);
+  ~client_server();
+
+  void add_to(wire::poller& poller);
+  // Reads what has arrived, but not more than a bounded number. True: there may be more.
+  bool handle(time_point now);
+  // From now on new requests are refused as unavailable.
+  void close() { is_closed_ = true; }
+
+ private:
+  // Whom to answer, and how.
+  struct address {
+    std::size_t socket{};
+    std::string routing_id;
+    wire::checksum_kind kind{};
+  };
+  struct request_name {
+    std::uint64_t number{};
+    client_request key;
+  };
+
+  void handle_message(std::size_t socket, wire::received& got, time_point now);
+  void on_hello(const address& to, const proto::Hello& hello);
+  void on_layer(const address& to, const proto::LayerRequest& request, wire::incoming_message message, time_point now);
+  void on_experts(const address& to, const proto::ExpertsRequest& request, wire::incoming_message message,
+                  time_point now);
+  void on_info(const address& to, const proto::InfoRequest& request, time_point now);
+
+  // False: answered already (repeated, closed, or malformed name).
+  bool begin(const address& to, const request_name& name, time_point now);
+  void run(const address& to, const request_name& name, result<layer_job> job, time_point now);
+  void finish(const address& to, const request_name& name, layer_outcome outcome);
+
+  void send_answer(const address& to, std::uint64_t number, const std::shared_ptr<const layer_answer>& answer);
+  void send_failure(const address& to, std::uint64_t number, const error& reason);
+  void send(const address& to, const proto::RouterToClient& envelope, wire::outgoing_message message);
+  [[nodiscard]] bool has_said_hello(const address& to);
+
+  std::vector<wire::socket> sockets_;
+  const router_identity& self_;
+  const model_plan& plan_;
+  layer_service& service_;
+  info_desk& desk_;
+  router_metrics& metrics_;
+  replay_cache<layer_answer> replays_;
+  // Connections that have said hello, the longest silent first.
+  std::list<std::string> sessions_;
+  std::unordered_map<std::string, std::list<std::string>::iterator> session_places_;
+  bool is_closed_{};
+};
+
+}  // namespace troupe::router

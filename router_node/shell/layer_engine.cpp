@@ -1,0 +1,87 @@
+#include "router_node/shell/layer_engine.hpp"
+
+#include <optional>
+
+#include "compute/device.hpp"
+#include "compute/shared_expert.hpp"
+#include "model/checkpoint.hpp"
+
+namespace troupe::router {
+namespace {
+
+struct layer_weights {
+  model::gating gate;
+  compute::dense_product product;
+  std::vector<float> correction_bias;
+  std::optional<compute::shared_expert> shared;
+};
+
+result<compute::shared_expert> read_shared(const model::checkpoint& checkpoint, const model::moe_layer& layer,
+                                           dtype type, std::uint32_t threads) {
+  const auto& names = *layer.shared;
+  std::vector<float> tensors[4];
+  const std::string* wanted[4] = {&names.gate, &names.up, &names.down, &names.sigmoid_gate};
+  for (int i = 0; i < 4; ++i) {
+    if (wanted[i]->empty()) continue;
+    auto read = checkpoint.read_f32(*wanted[i]);
+    if (!read) return fail(read.error());
+    tensors[i] = std::move(*read);
+  }
+  return compute::shared_expert::make(
+      {.gate = tensors[0], .up = tensors[1], .down = tensors[2], .sigmoid_gate = tensors[3]}, layer.shape.hidden,
+      names.width, names.act, type, threads);
+}
+
+result<layer_weights> read_layer(const model::checkpoint& checkpoint, const model::moe_layer& layer, dtype type,
+                                 std::uint32_t threads) {
+  auto gate = checkpoint.read_gate(layer.gate);
+  if (!gate) return fail(gate.error());
+  auto product =
+      compute::dense_product::make(gate->weight, gate->bias, layer.gate.num_experts, layer.shape.hidden, dtype::f32);
+  if (!product) return fail(product.error());
+  layer_weights weights{layer.gate, std::move(*product), std::move(gate->correction_bias), std::nullopt};
+  if (layer.shared) {
+    auto shared = read_shared(checkpoint, layer, type, threads);
+    if (!shared) return fail(shared.error());
+    weights.shared.emplace(std::move(*shared));
+  }
+  return weights;
+}
+
+}  // namespace
+
+struct layer_engine::state {
+  std::vector<layer_weights> layers;
+};
+
+layer_engine::layer_engine(std::unique_ptr<state> s) : state_(std::move(s)) {}
+layer_engine::~layer_engine() = default;
+
+result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint& checkpoint, dtype type,
+                                                         std::uint32_t threads) {
+  auto made = std::make_unique<state>();
+  for (const auto& layer : checkpoint.model().layers) {
+    auto weights = read_layer(checkpoint, layer, type, threads);
+    if (!weights) return fail(weights.error());
+    made->layers.push_back(std::move(*weights));
+  }
+  return std::unique_ptr<layer_engine>(new layer_engine(std::move(made)));
+}
+
+std::vector<float> layer_engine::logits(const layer_plan& layer, const float* x, std::uint32_t rows) const {
+  std::vector<float> y(std::size_t{rows} * layer.num_experts);
+  state_->layers[layer.place].product.run(x, rows, y.data());
+  return y;
+}
+
+result<model::routing> layer_engine::choose(const layer_plan& layer, std::span<const float> logits,
+                                            model::expert_mask mask) const {
+  const auto& weights = state_->layers[layer.place];
+  return model::choose_experts(weights.gate, weights.correction_bias, logits, mask);
+}
+
+result<void> layer_engine::add_shared(const layer_plan& layer, const float* x, std::uint32_t rows, float* y) {
+  return state_->layers[layer.place].shared->add_to(x, rows, y);
+}
+
+}  // namespace troupe::router

@@ -1,0 +1,44 @@
+// The arithmetic of the router itself: gates and shared experts of all layers, packed once at start.
+// Thread rule: one thread (the router's) after make.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/tensor.hpp"
+#include "model/gating.hpp"
+#include "router_node/core/layer_plan.hpp"
+
+namespace troupe::model {
+class checkpoint;
+}
+
+namespace troupe::router {
+
+class layer_engine {
+ public:
+  // Reads gates and shared experts of every layer. `type`: what shared experts are computed in (f32 or bf16); gates are
+  // always f32. `threads`: for shared experts.
+  [[nodiscard]] static result<std::unique_ptr<layer_engine>> make(const model::checkpoint& checkpoint, dtype type,
+                                                                  std::uint32_t threads);
+  ~layer_engine();
+  layer_engine(const layer_engine&) = delete;
+  layer_engine& operator=(const layer_engine&) = delete;
+
+  // x [rows, H] f32 -> logits [rows, N].
+  [[nodiscard]] std::vector<float> logits(const layer_plan& layer, const float* x, std::uint32_t rows) const;
+  [[nodiscard]] result<model::routing> choose(const layer_plan& layer, std::span<const float> logits,
+                                              model::expert_mask mask) const;
+  // y [rows, H] += the layer's shared expert. @pre layer.has_shared
+  [[nodiscard]] result<void> add_shared(const layer_plan& layer, const float* x, std::uint32_t rows, float* y);
+
+ private:
+  struct state;
+  explicit layer_engine(std::unique_ptr<state> s);
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace troupe::router

@@ -1,0 +1,342 @@
+#include "router_node/shell/router.hpp"
+
+#include <atomic>
+#include <mutex>
+#include <random>
+#include <utility>
+
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+#include <caf/actor.hpp>
+#include <caf/actor_system.hpp>
+#include <caf/actor_system_config.hpp>
+#include <caf/scoped_actor.hpp>
+
+#include "common/http/probes.hpp"
+#include "common/http/server.hpp"
+#include "common/limits.hpp"
+#include "common/node/coordinator_link.hpp"
+#include "common/wire/address.hpp"
+#include "common/wire/shared_memory.hpp"
+#include "model/checkpoint.hpp"
+#include "proto/node_coordinator.pb.h"
+#include "router_node/shell/layer_engine.hpp"
+#include "router_node/shell/router_actor.hpp"
+#include "router_node/shell/router_loop.hpp"
+#include "router_node/shell/router_metrics.hpp"
+#include "router_node/shell/router_security.hpp"
+
+namespace troupe::router {
+namespace {
+
+using std::chrono::milliseconds;
+using namespace std::chrono_literals;
+
+// Larger than that of every earlier process of this router, as long as the clock does not go back between them.
+incarnation_number incarnation_from_clock() {
+  return {static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch() / 1us)};
+}
+
+caf::actor_system_config& quiet(caf::actor_system_config& config) {
+  // The only actor has a thread of its own; the scheduler needs one for CAF's own helpers.
+  config.set("scheduler.max-threads", 1);
+  return config;
+}
+
+}  // namespace
+
+result<void> validate(const router_options& options) {
+  if (!is_valid_node_name(options.name.value)) {
+    return fail(errc::invalid_request, fmt::format("--name {}: use a-z, 0-9, '-' and '.'", options.name.value));
+  }
+  if (options.model.empty()) return fail(errc::invalid_request, "--model: name the folder of the checkpoint");
+  if (options.threads == 0) return fail(errc::invalid_request, "--threads 0: use at least one");
+  return {};
+}
+
+class router::impl {
+ public:
+  impl(router_options options, std::function<void(std::string)> on_failure)
+      : options_(std::move(options)), on_failure_(std::move(on_failure)) {}
+  ~impl() { stop(0ms); }
+
+  [[nodiscard]] result<void> start();
+  void stop(milliseconds grace);
+  [[nodiscard]] std::string describe() const;
+
+  std::vector<std::string> client_addresses;
+  std::string http_address;
+
+ private:
+  [[nodiscard]] result<void> open_model();
+  [[nodiscard]] result<std::vector<wire::socket>> bind_clients();
+  [[nodiscard]] result<void> start_loop();
+  [[nodiscard]] result<void> start_http();
+  [[nodiscard]] result<void> start_link();
+  [[nodiscard]] node::coordinator_link_handlers link_handlers();
+  [[nodiscard]] result<void> ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer);
+  [[nodiscard]] std::vector<http::check> readiness();
+  [[nodiscard]] std::string cluster_id();
+  void fail_once(std::string reason);
+
+  const router_options options_;
+  const std::function<void(std::string)> on_failure_;
+  std::atomic<bool> failed_{};
+  bool stopped_{};
+
+  std::shared_ptr<wire::context> context_;
+  router_security security_;
+  std::unique_ptr<model::checkpoint> checkpoint_;
+  dtype type_{dtype::f32};
+  model_plan plan_;
+  std::unique_ptr<layer_engine> engine_;
+  std::unique_ptr<router_metrics> metrics_;
+  http::metrics_registry registry_;
+  router_identity identity_;
+  link_environment links_;
+  std::shared_ptr<router_loop> loop_;
+  caf::actor_system_config actor_config_;
+  std::unique_ptr<caf::actor_system> actors_;
+  caf::actor actor_;
+  std::unique_ptr<http::server> http_;
+  std::mutex link_mutex_;  // guards link_, which comes last and goes first
+  std::unique_ptr<node::coordinator_link> link_;
+  incarnation_number incarnation_{incarnation_from_clock()};
+};
+
+// -- start --------------------------------------------------------------------------------------------------------
+
+result<void> router::impl::start() {
+  wire::remove_stale_segments();
+  auto context = wire::context::make();
+  if (!context) return fail(context.error());
+  context_ = std::move(*context);
+  if (auto opened = open_model(); !opened) return opened;
+  if (auto started = start_loop(); !started) return started;
+  if (auto started = start_http(); !started) return started;
+  return start_link();
+}
+
+result<void> router::impl::open_model() {
+  auto checkpoint = model::checkpoint::open(options_.model);
+  if (!checkpoint) return fail(checkpoint.error());
+  checkpoint_ = std::make_unique<model::checkpoint>(std::move(*checkpoint));
+  auto type = resolve_dtype(options_.type, checkpoint_->model().stored);
+  if (!type) return fail(type.error());
+  type_ = *type;
+  plan_ = model_plan::make(checkpoint_->model(), type_);
+  auto engine = layer_engine::make(*checkpoint_, type_, options_.threads);
+  if (!engine) return fail(engine.error());
+  engine_ = std::move(*engine);
+  metrics_ = std::make_unique<router_metrics>(plan_);
+  return {};
+}
+
+result<std::vector<wire::socket>> router::impl::bind_clients() {
+  auto addresses = options_.listen;
+  if (addresses.empty()) {
+    addresses.push_back(fmt::format("ipc://{}", (options_.run_dir / (options_.name.value + ".client.ipc")).string()));
+  }
+  const bool has_tcp = std::ranges::any_of(addresses, [](const auto& a) { return wire::needs_curve(a); });
+  auto security = router_security::open(context_, options_.data_dir, options_.name, has_tcp);
+  if (!security) return fail(security.error());
+  security_ = std::move(*security);
+  std::vector<wire::socket> sockets;
+  for (const auto& address : addresses) {
+    auto socket = wire::socket::open(context_, wire::socket_kind::router, security_.for_clients(address));
+    if (!socket) return fail(socket.error());
+    auto bound = socket->bind(address);
+    if (!bound) return fail(bound.error());
+    client_addresses.push_back(std::move(*bound));
+    sockets.push_back(std::move(*socket));
+  }
+  return sockets;
+}
+
+result<void> router::impl::start_loop() {
+  auto sockets = bind_clients();
+  if (!sockets) return fail(sockets.error());
+  auto wake = wire::wake_signal::make();
+  if (!wake) return fail(wake.error());
+  identity_ = {.name = options_.name,
+               .incarnation =
+                   [this] {
+                     std::lock_guard lock(link_mutex_);
+                     return link_ ? link_->incarnation() : incarnation_;
+                   },
+               .cluster_id = [this] { return cluster_id(); },
+               .model = &checkpoint_->model(),
+               .type = type_};
+  links_ = {.context = context_,
+            .self = options_.name,
+            .incarnation = identity_.incarnation,
+            .cluster_id = identity_.cluster_id,
+            .keys = security_.keys(),
+            .segment_bytes = limits::link_segment_bytes};
+  loop_settings settings{
+      .plan = &plan_,
+      .engine = engine_.get(),
+      .self = &identity_,
+      .links = &links_,
+      .metrics = metrics_.get(),
+      .ask_coordinator = [this](std::uint64_t id, info_kind kind,
+                                const std::string& layer) { return ask_coordinator(id, kind, layer); },
+      .acknowledge =
+          [this](term_number term, epoch_number epoch) {
+            std::lock_guard lock(link_mutex_);
+            if (link_) link_->acknowledge(term, epoch);
+          },
+      .seed = std::random_device{}()};
+  loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
+  actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
+  actor_ = spawn_router(*actors_, loop_, [this](std::string reason) { fail_once(std::move(reason)); });
+  return {};
+}
+
+result<void> router::impl::start_http() {
+  registry_.add([this](std::vector<http::metric_family>& families) { metrics_->collect(families); });
+  registry_.add(http::process_metrics());
+  registry_.add(http::build_metrics(options_.version, options_.commit, "cpu"));
+  if (options_.http.empty()) return {};
+  auto routes = http::probe_routes({.build = {options_.version, options_.commit, "cpu"},
+                                    .ready = [this] { return readiness(); },
+                                    .metrics = &registry_});
+  for (auto& route : layer_routes(plan_, checkpoint_->model(), *loop_)) routes.push_back(std::move(route));
+  auto started = http::server::start({.address = options_.http, .name = limits::software}, std::move(routes));
+  if (!started) return fail(started.error());
+  http_ = std::move(*started);
+  http_address = http_->address();
+  return {};
+}
+
+result<void> router::impl::start_link() {
+  node::coordinator_link_options link;
+  link.control_address = options_.coordinator.empty()
+                             ? fmt::format("ipc://{}", (options_.run_dir / "coordinator.control.ipc").string())
+                             : options_.coordinator;
+  auto keys = security_.to_coordinator(link.control_address);
+  if (!keys) return fail(keys.error());
+  link.keys = std::move(*keys);
+  link.incarnation = incarnation_;
+  link.self.name = options_.name;
+  link.self.role = node_role::router;
+  link.self.data_address = client_addresses.front();
+  link.self.http_address = http_address;
+  link.self.public_key = security_.public_key();
+  link.self.machine_id = wire::machine_id();
+  link.self.device = "cpu";
+  link.self.dtype = type_ == dtype::bf16 ? "bf16" : "f32";
+  link.self.model_fingerprint = checkpoint_->model().fingerprint;
+  // The first map may come before start() returns: the loop waits here until there is a link to acknowledge it by.
+  std::lock_guard lock(link_mutex_);
+  auto started = node::coordinator_link::start(context_, std::move(link), link_handlers());
+  if (!started) return fail(started.error());
+  link_ = std::move(*started);
+  return {};
+}
+
+node::coordinator_link_handlers router::impl::link_handlers() {
+  node::coordinator_link_handlers handlers;
+  handlers.on_map = [this](std::shared_ptr<const cluster_map> map) { loop_->use_map(std::move(map)); };
+  handlers.on_query_reply = [this](std::uint64_t id, result<std::string> json) {
+    loop_->on_coordinator_reply(id, std::move(json));
+  };
+  handlers.on_coordinator_state = [](const node::coordinator_state& state) {
+    spdlog::info("coordinator {}", state.connected ? "connected" : "lost");
+  };
+  handlers.on_refused = [this](const error& reason, bool permanent) {
+    spdlog::error("the coordinator refuses this router: {}", reason.message);
+    if (permanent) fail_once(reason.message);
+  };
+  handlers.on_bad_message = [](const error& reason) { spdlog::warn("coordinator: {}", reason.message); };
+  return handlers;
+}
+
+// -- what the parts ask -------------------------------------------------------------------------------------------
+
+result<void> router::impl::ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer) {
+  proto::NodeQuery query;
+  query.set_query_id(query_id);
+  query.set_kind(static_cast<proto::QueryKind>(kind));
+  query.set_layer(layer);
+  std::lock_guard lock(link_mutex_);
+  if (!link_) return fail(errc::unavailable, "the coordinator is not connected yet");
+  return link_->send_query(query);
+}
+
+std::string router::impl::cluster_id() {
+  std::lock_guard lock(link_mutex_);
+  return link_ ? link_->cluster_id() : std::string{};
+}
+
+std::vector<http::check> router::impl::readiness() {
+  const auto& health = loop_->health();
+  const auto epoch = health.epoch.load();
+  const auto wanted = health.hosts_wanted.load();
+  const auto ready = health.hosts_ready.load();
+  const auto unroutable = health.unroutable.load();
+  bool is_connected = false;
+  {
+    std::lock_guard lock(link_mutex_);
+    is_connected = link_ && link_->state().connected;
+  }
+  // The data plane outlives the coordinator: without it the router serves on, so that check informs and does not fail.
+  return {{"router", !failed_, "its thread has ended"},
+          {"model", !health.is_other_model, "the cluster serves another checkpoint; check --model"},
+          {"map", epoch > 0, epoch > 0 ? fmt::format("epoch {}", epoch) : "no cluster map yet"},
+          {"experts", epoch > 0 && unroutable == 0, fmt::format("{} experts have no replica", unroutable)},
+          {"hosts", ready > 0, fmt::format("{} of {} expert hosts are connected", ready, wanted)},
+          {"coordinator", true, is_connected ? "connected" : "lost, serving on the last map"}};
+}
+
+void router::impl::fail_once(std::string reason) {
+  if (!failed_.exchange(true)) on_failure_(std::move(reason));
+}
+
+// -- stop ---------------------------------------------------------------------------------------------------------
+
+void router::impl::stop(milliseconds grace) {
+  if (std::exchange(stopped_, true)) return;
+  std::unique_ptr<node::coordinator_link> link;
+  {
+    std::lock_guard lock(link_mutex_);
+    link = std::move(link_);
+  }
+  if (link) link->stop(node::coordinator_link::farewell::leave);
+  link.reset();
+  if (loop_) loop_->stop(grace);
+  if (actors_ && actor_) {
+    caf::scoped_actor self(*actors_);
+    self->wait_for(actor_);
+    actor_ = nullptr;
+  }
+  if (http_) http_->stop(grace);
+  http_.reset();
+  loop_.reset();
+  actors_.reset();
+}
+
+std::string router::impl::describe() const {
+  return fmt::format("{} serves {} MoE layers of {} ({}, {}) to clients at {}{}", options_.name.value,
+                     plan_.layers().size(), checkpoint_->model().name, checkpoint_->model().family, to_string(type_),
+                     fmt::join(client_addresses, ", "), http_address.empty() ? "" : ", HTTP at " + http_address);
+}
+
+// -----------------------------------------------------------------------------------------------------------------
+
+router::router(std::unique_ptr<impl> i) : impl_(std::move(i)) {}
+router::~router() = default;
+
+result<std::unique_ptr<router>> router::start(router_options options, std::function<void(std::string)> on_failure) {
+  if (auto fine = validate(options); !fine) return fail(fine.error());
+  auto made = std::make_unique<impl>(std::move(options), std::move(on_failure));
+  if (auto started = made->start(); !started) return fail(started.error());
+  return std::unique_ptr<router>(new router(std::move(made)));
+}
+
+const std::vector<std::string>& router::client_addresses() const { return impl_->client_addresses; }
+const std::string& router::http_address() const { return impl_->http_address; }
+std::string router::describe() const { return impl_->describe(); }
+void router::stop(milliseconds grace) { impl_->stop(grace); }
+
+}  // namespace troupe::router

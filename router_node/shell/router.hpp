@@ -1,0 +1,61 @@
+// One router: makes the parts, connects them, stops them in order.
+//
+// Start: keys, checkpoint with gates and shared experts, client sockets, the router's actor, HTTP, and last the link to
+// the coordinator, which brings the map. Stop: leave the cluster, refuse new requests, answer the old, then the threads
+// in the reverse order.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/error.hpp"
+#include "common/ids.hpp"
+
+namespace troupe::router {
+
+struct router_options {
+  std::string version{"0.1.0"};
+  std::string commit;
+  node_id name{"router-0"};
+  std::filesystem::path data_dir;   // keys
+  std::filesystem::path run_dir;    // ipc sockets
+  std::filesystem::path model;      // folder of the checkpoint
+  std::string http;                 // empty: none
+  std::string type{"auto"};         // auto, f32, bf16
+  std::uint32_t threads{1};         // for shared experts
+  std::string coordinator;          // control address; empty: the ipc socket in run_dir
+  std::vector<std::string> listen;  // client addresses; empty: the ipc socket in run_dir
+};
+
+// invalid_request naming the flag.
+[[nodiscard]] result<void> validate(const router_options& options);
+
+class router {
+ public:
+  // `on_failure`: the router cannot go on; called once, from any thread.
+  [[nodiscard]] static result<std::unique_ptr<router>> start(router_options options,
+                                                             std::function<void(std::string)> on_failure);
+  // As stop(0).
+  ~router();
+  router(const router&) = delete;
+  router& operator=(const router&) = delete;
+
+  [[nodiscard]] const std::vector<std::string>& client_addresses() const;
+  [[nodiscard]] const std::string& http_address() const;  // empty: none
+  [[nodiscard]] std::string describe() const;             // one line for the log
+
+  // Requests in progress get `grace` to end.
+  void stop(std::chrono::milliseconds grace);
+
+ private:
+  class impl;
+  explicit router(std::unique_ptr<impl> i);
+  std::unique_ptr<impl> impl_;
+};
+
+}  // namespace troupe::router

@@ -1,0 +1,225 @@
+#include "router_node/shell/router_metrics.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace troupe::router {
+namespace {
+
+constexpr double window_seconds = 60;
+
+void append(std::vector<http::metric_family>& families, std::string name, std::string help, http::metric_kind kind,
+            std::vector<std::pair<http::label_list, double>> samples) {
+  http::metric_family family{std::move(name), std::move(help), kind};
+  for (auto& [labels, value] : samples) family.add(std::move(labels), value);
+  families.push_back(std::move(family));
+}
+
+// In nats; 0 when all goes to one, ln N when it is spread evenly.
+double entropy(const std::vector<double>& counts) {
+  double total = 0;
+  for (const auto c : counts) total += c;
+  double sum = 0;
+  for (const auto c : counts) {
+    if (c > 0) sum -= c / total * std::log(c / total);
+  }
+  return sum;
+}
+
+}  // namespace
+
+router_metrics::layer_counters::layer_counters(const layer_plan& plan)
+    : name(to_string(plan.id)),
+      id(plan.id),
+      calls(plan.num_experts),
+      tokens(plan.num_experts),
+      recent_tokens(plan.num_experts) {}
+
+router_metrics::router_metrics(const model_plan& plan) {
+  for (const auto& layer : plan.layers()) layers_.push_back(std::make_unique<layer_counters>(layer));
+}
+
+router_metrics::layer_counters* router_metrics::find(layer_id id) {
+  const auto at = std::ranges::lower_bound(layers_, id, {}, [](const auto& layer) { return layer->id; });
+  return at != layers_.end() && (*at)->id == id ? at->get() : nullptr;
+}
+
+void router_metrics::on_call(const outgoing_call& call) {
+  auto* layer = find(call.layer);
+  if (layer == nullptr) return;
+  layer->messages.add();
+  for (const auto& e : call.experts) {
+    layer->calls[e.expert].add();
+    layer->tokens[e.expert].add(e.assignments);
+    layer->recent_tokens[e.expert] += e.assignments;
+  }
+  layer->recent_rows[call.host.value] += static_cast<double>(call.row_index.size());
+}
+
+void router_metrics::on_answer(const answer_report& report) {
+  if (report.fate != answer_fate::accepted) return;
+  if (auto* layer = find(report.layer)) {
+    layer->latency.observe(std::chrono::duration<double>(report.round_trip).count());
+  }
+}
+
+void router_metrics::on_finished(const finished_request& finished, std::uint32_t rows) {
+  if (const auto* reason = std::get_if<error>(&finished.outcome)) {
+    rows_failed_.add(rows);
+    (reason->code == errc::timeout ? requests_expired_ : requests_error_).add();
+    return;
+  }
+  requests_ok_.add();
+  for (const auto flags : std::get<layer_result>(finished.outcome).flags) {
+    if ((flags & flag_substituted) != 0) {
+      rows_substituted_.add();
+    } else if ((flags & flag_renormalised) != 0) {
+      rows_renormalised_.add();
+    } else if ((flags & flag_dropped) != 0) {
+      rows_dropped_.add();
+    } else {
+      rows_exact_.add();
+    }
+  }
+}
+
+void router_metrics::on_refused(errc code) { (code == errc::overloaded ? requests_rejected_ : requests_error_).add(); }
+
+void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out,
+                             std::uint64_t bytes_in, std::uint64_t reconnects) {
+  const double kept = std::exp(-seconds_passed / window_seconds);
+  for (auto& layer : layers_) {
+    layer->entropy.set(entropy(layer->recent_tokens));
+    double most = 0;
+    double sum = 0;
+    for (auto& [host, rows] : layer->recent_rows) {
+      most = std::max(most, rows);
+      sum += rows;
+      rows *= kept;
+    }
+    layer->imbalance.set(sum > 0 ? most * static_cast<double>(layer->recent_rows.size()) / sum : 1);
+    std::erase_if(layer->recent_rows, [](const auto& host) { return host.second < 1e-3; });
+    for (auto& tokens : layer->recent_tokens) tokens *= kept;
+  }
+  const auto set = [](http::gauge& target, std::uint64_t value) { target.set(static_cast<double>(value)); };
+  const auto& counted = d.counters();
+  set(bytes_out_, bytes_out);
+  set(bytes_in_, bytes_in);
+  set(reconnects_, reconnects);
+  set(running_, d.requests_in_flight() - d.requests_waiting());
+  set(waiting_, d.requests_waiting());
+  set(retries_, counted.retries);
+  set(timed_out_, counted.timed_out_calls);
+  set(refused_, counted.refused_calls);
+  set(lost_, counted.lost_calls);
+  set(late_, counted.late_answers);
+  set(repeated_, counted.repeated_answers);
+  set(foreign_, counted.foreign_answers);
+  std::vector<host_gauge> hosts;
+  for (const auto& h : d.hosts().all()) {
+    if (h.expected) hosts.push_back({h.name.value, std::holds_alternative<link_ready>(h.link)});
+  }
+  std::lock_guard lock(mutex_);
+  hosts_ = std::move(hosts);
+}
+
+void router_metrics::use_map(std::shared_ptr<const cluster_map> map) {
+  std::lock_guard lock(mutex_);
+  map_ = std::move(map);
+}
+
+void router_metrics::collect(std::vector<http::metric_family>& families) const {
+  collect_layers(families);
+  collect_totals(families);
+  collect_map(families);
+}
+
+void router_metrics::collect_layers(std::vector<http::metric_family>& families) const {
+  using enum http::metric_kind;
+  http::metric_family calls{"moe_expert_calls_total", "Calls that asked an expert for rows.", counter};
+  http::metric_family tokens{"moe_expert_tokens_total", "Rows that were sent to an expert.", counter};
+  http::metric_family latency{"moe_expert_latency_seconds", "From a call to an expert host to its answer.", histogram};
+  http::metric_family messages{"moe_dispatch_messages_total",
+                               "Calls to expert hosts: one per host and layer of a request, and retries.", counter};
+  http::metric_family spread{"moe_router_entropy",
+                             "Entropy of the load over the layer's experts in the last minute, in nats.", gauge};
+  http::metric_family ratio{"moe_expert_load_imbalance_ratio",
+                            "Most over mean of the rows that hosts got in the last minute.", gauge};
+  for (const auto& layer : layers_) {
+    const std::pair<std::string, std::string> label{"layer", layer->name};
+    for (std::size_t e = 0; e < layer->calls.size(); ++e) {
+      calls.add({label, {"expert", std::to_string(e)}}, layer->calls[e].value());
+      tokens.add({label, {"expert", std::to_string(e)}}, layer->tokens[e].value());
+    }
+    latency.add({label}, layer->latency);
+    messages.add({label}, layer->messages.value());
+    spread.add({label}, layer->entropy.value());
+    ratio.add({label}, layer->imbalance.value());
+  }
+  for (auto* family : {&calls, &tokens, &latency, &messages, &spread, &ratio}) families.push_back(std::move(*family));
+}
+
+void router_metrics::collect_totals(std::vector<http::metric_family>& families) const {
+  using enum http::metric_kind;
+  append(families, "moe_tokens_total", "Rows by outcome.", counter,
+         {{{{"outcome", "exact"}}, rows_exact_.value()},
+          {{{"outcome", "substituted"}}, rows_substituted_.value()},
+          {{{"outcome", "renormalised"}}, rows_renormalised_.value()},
+          {{{"outcome", "dropped"}}, rows_dropped_.value()},
+          {{{"outcome", "failed"}}, rows_failed_.value()}});
+  append(families, "moe_requests_total", "Requests by outcome.", counter,
+         {{{{"outcome", "ok"}}, requests_ok_.value()},
+          {{{"outcome", "error"}}, requests_error_.value()},
+          {{{"outcome", "aborted"}}, requests_aborted_.value()},
+          {{{"outcome", "rejected"}}, requests_rejected_.value()},
+          {{{"outcome", "expired"}}, requests_expired_.value()}});
+  append(families, "moe_dispatch_bytes_total", "Tensor bytes between router and hosts.", counter,
+         {{{{"direction", "out"}}, bytes_out_.value()}, {{{"direction", "in"}}, bytes_in_.value()}});
+  append(families, "moe_call_failures_total", "Calls that were given up, by cause.", counter,
+         {{{{"cause", "timed_out"}}, timed_out_.value()},
+          {{{"cause", "refused"}}, refused_.value()},
+          {{{"cause", "lost"}}, lost_.value()}});
+  append(families, "moe_call_retries_total", "Calls for rows that an earlier call did not get.", counter,
+         {{{}, retries_.value()}});
+  append(families, "moe_answers_discarded_total", "Answers that were recognised as not wanted and dropped.", counter,
+         {{{{"reason", "late"}}, late_.value()},
+          {{{"reason", "repeated"}}, repeated_.value()},
+          {{{"reason", "foreign"}}, foreign_.value()}});
+  append(families, "moe_frames_rejected_total", "Messages that could not be used.", counter,
+         {{{{"reason", "malformed"}}, bad_messages_.value()}});
+  append(families, "moe_reconnects_total", "Links to expert hosts that were made anew.", counter,
+         {{{}, reconnects_.value()}});
+  append(families, "moe_requests_running", "Requests in progress.", gauge, {{{}, running_.value()}});
+  append(families, "moe_requests_waiting", "Requests that wait for a replica.", gauge, {{{}, waiting_.value()}});
+  http::metric_family duration{"moe_request_duration_seconds", "From a layer request to its answer.", histogram};
+  duration.add({{"stage", "layer"}}, duration_);
+  families.push_back(std::move(duration));
+}
+
+void router_metrics::collect_map(std::vector<http::metric_family>& families) const {
+  using enum http::metric_kind;
+  std::shared_ptr<const cluster_map> map;
+  http::metric_family peers{"moe_peer_up", "1: the link to this expert host is ready.", gauge};
+  {
+    std::lock_guard lock(mutex_);
+    map = map_;
+    for (const auto& h : hosts_) peers.add({{"peer", h.name}}, h.is_up ? 1 : 0);
+  }
+  families.push_back(std::move(peers));
+  append(families, "moe_placement_epoch", "Epoch of the cluster map this router works by; 0: none yet.", gauge,
+         {{{}, map ? static_cast<double>(map->epoch.value) : 0.0}});
+  if (!map) return;
+  http::metric_family replicas{"moe_expert_replicas", "Replicas that may be used.", gauge};
+  http::metric_family states{"moe_expert_state", "1 for the state that the expert is in.", gauge};
+  for (const auto& e : map->experts) {
+    const http::label_list labels{{"layer", to_string(e.id.layer)}, {"expert", std::to_string(e.id.index)}};
+    replicas.add(labels, static_cast<double>(e.replicas.size()));
+    auto with_state = labels;
+    with_state.emplace_back("state", to_string(e.state));
+    states.add(std::move(with_state), 1);
+  }
+  families.push_back(std::move(replicas));
+  families.push_back(std::move(states));
+}
+
+}  // namespace troupe::router

@@ -1,0 +1,80 @@
+// The router's counters under the names of the metrics page. Written by the router's thread alone, read at each scrape.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "common/cluster_map.hpp"
+#include "common/http/metrics.hpp"
+#include "router_node/core/dispatcher.hpp"
+#include "router_node/core/layer_plan.hpp"
+#include "router_node/core/types.hpp"
+
+namespace troupe::router {
+
+class router_metrics {
+ public:
+  explicit router_metrics(const model_plan& plan);
+
+  // -- the router's thread
+  void on_call(const outgoing_call& call);
+  void on_answer(const answer_report& report);
+  // A request has ended: its rows by outcome.
+  void on_finished(const finished_request& finished, std::uint32_t rows);
+  // A request was refused before it was accepted.
+  void on_refused(errc code);
+  void on_duration(double seconds) { duration_.observe(seconds); }
+  void on_bad_message() { bad_messages_.add(); }
+  // About once a second: what is derived from the last minute, and what others count.
+  void refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out, std::uint64_t bytes_in,
+               std::uint64_t reconnects);
+
+  // -- any thread
+  void use_map(std::shared_ptr<const cluster_map> map);
+  void collect(std::vector<http::metric_family>& families) const;
+
+ private:
+  struct layer_counters {
+    std::string name;
+    layer_id id;
+    std::vector<http::counter> calls;   // [N]
+    std::vector<http::counter> tokens;  // [N]
+    http::histogram latency{http::latency_bounds()};
+    http::counter messages;
+    http::gauge entropy;
+    http::gauge imbalance;
+    // Of about the last minute; the router's thread alone.
+    std::vector<double> recent_tokens;                    // [N]
+    std::unordered_map<std::string, double> recent_rows;  // by host
+    explicit layer_counters(const layer_plan& plan);
+  };
+  [[nodiscard]] layer_counters* find(layer_id id);
+  void collect_layers(std::vector<http::metric_family>& families) const;
+  void collect_totals(std::vector<http::metric_family>& families) const;
+  void collect_map(std::vector<http::metric_family>& families) const;
+
+  std::vector<std::unique_ptr<layer_counters>> layers_;  // ordered by id
+  http::counter rows_exact_, rows_substituted_, rows_renormalised_, rows_dropped_, rows_failed_;
+  http::counter requests_ok_, requests_error_, requests_rejected_, requests_expired_, requests_aborted_;
+  http::histogram duration_{http::latency_bounds()};
+  http::counter bad_messages_;
+  http::gauge bytes_out_, bytes_in_, reconnects_;
+  http::gauge running_, waiting_;
+  http::gauge retries_, timed_out_, refused_, lost_, late_, repeated_, foreign_;
+  struct host_gauge {
+    std::string name;
+    bool is_up{};
+  };
+  mutable std::mutex mutex_;  // guards map_ and hosts_
+  std::shared_ptr<const cluster_map> map_;
+  std::vector<host_gauge> hosts_;
+
+ public:
+  void on_aborted() { requests_aborted_.add(); }
+};
+
+}  // namespace troupe::router
