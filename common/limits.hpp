@@ -164,6 +164,11 @@ inline constexpr std::chrono::milliseconds crash_loop_window = 30s;
 inline constexpr std::chrono::milliseconds quarantine_pause = 60s;
 // Lost expert nodes stay in the list until an operator removes them; lost routers, which hold nothing, this long.
 inline constexpr std::chrono::milliseconds lost_router_kept = 600s;
+// Messages that wait for the coordinator's socket thread, which never waits itself; connections that it remembers.
+inline constexpr std::size_t control_queue_max = 65'536;
+inline constexpr std::size_t control_sessions_max = 4 * nodes_max;
+// A write of the coordinator's state that takes longer counts as failed.
+inline constexpr std::chrono::milliseconds store_write_timeout = 30s;
 // After a failed write of its state the coordinator tries again.
 inline constexpr std::chrono::milliseconds store_retry_after = 1s;
 inline constexpr std::chrono::milliseconds store_busy_timeout = 5s;

@@ -197,6 +197,7 @@ struct cluster_state {
   cluster_settings settings;
   time_point now;
   time_point started;
+  time_point routers_back;  // from then on a router that was there before a restart has come back, or is dead
   term_number term;
   bool term_durable{};
 

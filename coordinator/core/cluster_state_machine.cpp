@@ -64,6 +64,7 @@ result<cluster_state_machine> cluster_state_machine::create(cluster_settings set
   auto state = std::make_unique<cluster_state>(std::move(settings));
   state->now = now;
   state->started = now;
+  state->routers_back = durable.cluster ? now + limits::restart_grace : now;
   state->term = {durable.cluster ? durable.cluster->term.value + 1 : 1};
   cluster_state_machine machine(std::move(state));
   machine.restore(durable);
@@ -112,7 +113,10 @@ void cluster_state_machine::restore(const durable_state& durable) {
 
 void cluster_state_machine::advance_clock(time_point now) {
   auto pause = now - state_->now;
-  if (pause > limits::heartbeat_suspect_after) membership::forgive_silence(*state_, pause);
+  if (pause > limits::heartbeat_suspect_after) {
+    membership::forgive_silence(*state_, pause);
+    state_->routers_back += pause;
+  }
   state_->now = std::max(state_->now, now);
 }
 
@@ -140,6 +144,9 @@ void cluster_state_machine::on_persist_result(const persist_result& result) {
     if (!state.alarm) state.tell(severity::error, "store_alarm", "state.db", result.failure->message);
     state.alarm = result.failure;
     state.store_retry_at = state.now + limits::store_retry_after;
+    // What the disk holds is not known now: all of it is written again.
+    for (auto& [name, row] : state.durable_nodes) row.operation = "unknown";
+    std::ranges::fill(state.durable_experts, expert_record{});
     for (const auto& part : found.mapped()) {
       if (part.command) admin_commands::rejected(state, part, *result.failure);
     }

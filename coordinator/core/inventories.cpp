@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/membership.hpp"
 
 namespace troupe::coordinator::inventories {
 namespace {
@@ -124,7 +125,7 @@ void apply(cluster_state& state, const inventory_report& report) {
   }
   if (report.sequence <= node->inventory_sequence) return;
   node->inventory_sequence = report.sequence;
-  node->last_heard = state.now;
+  membership::note_sign_of_life(state, report.node, *node);
   node->inventory_due = state.now + limits::order_resend_after;
 
   std::set<slot_index> seen;

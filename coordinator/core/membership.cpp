@@ -202,6 +202,17 @@ void leave(cluster_state& state, const leave_request& request) {
   state.nodes.at(request.node).losses.pop_back();  // in order, so no sign of a crash loop
 }
 
+void note_sign_of_life(cluster_state& state, const node_id& name, node_entry& node) {
+  if (auto* joining = std::get_if<node_joining>(&node.life)) {
+    if (state.now - node.last_heard > limits::heartbeat_suspect_after) joining->steady_since = state.now;
+  }
+  node.last_heard = state.now;
+  if (!std::holds_alternative<node_suspect>(node.life)) return;
+  node.life = node_serving{state.now};
+  state.tell(severity::info, "node_back", name.value, fmt::format("{} is heard again", name.value));
+  state.dirty = true;
+}
+
 void heard(cluster_state& state, const heartbeat& beat) {
   auto* node = state.find_member(beat.node, beat.incarnation);
   if (node == nullptr) return;
@@ -214,15 +225,7 @@ void heard(cluster_state& state, const heartbeat& beat) {
                        beat.node.value, node->facts.data_address, node->facts.pid, newcomer.facts.data_address,
                        newcomer.facts.pid));
   }
-  if (auto* joining = std::get_if<node_joining>(&node->life)) {
-    if (state.now - node->last_heard > limits::heartbeat_suspect_after) joining->steady_since = state.now;
-  }
-  if (std::holds_alternative<node_suspect>(node->life)) {
-    node->life = node_serving{state.now};
-    state.tell(severity::info, "node_back", beat.node.value, fmt::format("{} is heard again", beat.node.value));
-    state.dirty = true;
-  }
-  node->last_heard = state.now;
+  note_sign_of_life(state, beat.node, *node);
   node->heard_epoch = beat.epoch;
 }
 

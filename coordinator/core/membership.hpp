@@ -8,6 +8,8 @@ namespace troupe::coordinator::membership {
 void join(cluster_state& state, const join_request& request);
 void leave(cluster_state& state, const leave_request& request);
 void heard(cluster_state& state, const heartbeat& beat);
+// Anything at all came from the node.
+void note_sign_of_life(cluster_state& state, const node_id& name, node_entry& node);
 // Moves every node on that time alone moves on: suspect, lost, back, quarantine, contested names.
 void advance(cluster_state& state);
 // The coordinator itself was not running for `pause`: nobody's silence in that time counts (faults.md K3).

@@ -192,7 +192,7 @@ void advance_slot(cluster_state& state, const node_id& name, node_entry& node, s
   }
   if (const auto* retiring = std::get_if<slot_retiring>(&entry.life)) {
     // Right after a restart the routers that still use the slot may not have come back yet.
-    bool routers_are_back = state.now - state.started >= limits::restart_grace;
+    bool routers_are_back = state.now >= state.routers_back;
     bool is_out = retiring->epoch.value > 0 && state.published->epoch >= retiring->epoch;
     if (is_out && routers_are_back && all_routers_know(state, retiring->epoch)) {
       order_free(state, name, node, slot);

@@ -1,0 +1,63 @@
+// troupe-coordinator: reads flags, starts the process, waits for a signal.
+#include <cstdio>
+
+#include <spdlog/spdlog.h>
+
+#include "common/daemon/flags.hpp"
+#include "common/daemon/log.hpp"
+#include "common/daemon/process.hpp"
+#include "common/daemon/signals.hpp"
+#include "common/limits.hpp"
+#include "coordinator/shell/daemon.hpp"
+
+namespace {
+
+// sysexits.h: EX_CONFIG. The operator must change something before another start can succeed.
+constexpr int config_exit_code = 78;
+
+int complain(const troupe::error& failure) {
+  std::fprintf(stderr, "error: %s\n", failure.message.c_str());
+  return failure.code == troupe::errc::conflict ? config_exit_code : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  auto signals = troupe::daemon::stop_signals::install();
+  if (!signals) return complain(signals.error());
+  troupe::coordinator::daemon_settings settings;
+  troupe::daemon::daemon_flags common;
+  troupe::daemon::flag_parser flags("troupe-coordinator", "Decides which expert lives where, and tells everybody.");
+  troupe::daemon::add_daemon_flags(flags, common, "coordinator");
+  flags.add("--model", settings.model, "folder of the checkpoint", troupe::daemon::flag_parser::presence::required);
+  flags.add("--replication", settings.replication, "replicas of each expert, on as many nodes");
+  flags.add("--expert-nodes", settings.expert_nodes, "expert nodes that the first placement waits for");
+  flags.add("--listen", settings.listen,
+            "control address, tcp://HOST:PORT (P+1: heartbeats, P+2: admin); default: ipc");
+  flags.add("--cluster-id", settings.cluster_id, "default: the launcher's, the one on disk, or a new one");
+  if (auto exit_code = flags.parse(argc, argv)) return *exit_code;
+  settings.name = common.name;
+  settings.data_dir = common.data_dir;
+  settings.run_dir = troupe::daemon::run_folder(common);
+  settings.http = common.http;
+
+  auto log = troupe::daemon::start_log({common.name, common.log_level, common.log_format, common.log_file});
+  if (!log) return complain(log.error());
+  troupe::daemon::set_process_name("troupe-coord");
+  auto process = troupe::coordinator::daemon_process::start(settings);
+  if (!process) {
+    troupe::daemon::stop_log();
+    return complain(process.error());
+  }
+  spdlog::info("cluster {} is coordinated at {}", (*process)->cluster_id(), (*process)->control_address());
+  troupe::daemon::notify_service("READY=1");
+  auto signal = signals->wait();
+  spdlog::info("stopping after signal {}", signal.value_or(0));
+  troupe::daemon::notify_service("STOPPING=1");
+  {
+    troupe::daemon::shutdown_watchdog watchdog(*signals, troupe::limits::shutdown_grace);
+    process->reset();
+  }
+  troupe::daemon::stop_log();
+  return 0;
+}

@@ -1,0 +1,206 @@
+#include "coordinator/shell/coordinator_actor.hpp"
+
+#include <caf/actor_system.hpp>
+#include <caf/stateful_actor.hpp>
+#include <caf/typed_event_based_actor.hpp>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/limits.hpp"
+
+namespace troupe::coordinator {
+namespace {
+
+constexpr std::chrono::seconds view_interval{1};
+
+}  // namespace
+
+void public_view_box::set(public_view view) {
+  auto fresh = std::make_shared<const public_view>(std::move(view));
+  std::lock_guard lock(mutex_);
+  view_ = std::move(fresh);
+}
+
+std::shared_ptr<const public_view> public_view_box::get() const {
+  std::lock_guard lock(mutex_);
+  return view_;
+}
+
+result<void> validate(const coordinator_settings& settings) {
+  if (!settings.machine) return fail(errc::invalid_request, "coordinator_settings.machine is missing");
+  if (!settings.store) return fail(errc::invalid_request, "coordinator_settings.store is missing");
+  if (!settings.ports) return fail(errc::invalid_request, "coordinator_settings.ports is missing");
+  if (settings.tick_interval.count() <= 0) {
+    return fail(errc::invalid_request, "coordinator_settings.tick_interval is not positive");
+  }
+  return {};
+}
+
+void coordinator_actor_state::configure(coordinator_settings settings) {
+  settings_ = std::move(settings);
+  collect();
+}
+
+void coordinator_actor_state::handle(const event& what) {
+  settings_.machine->step(what, settings_.now());
+  collect();
+  pass_due_ = true;
+}
+
+void coordinator_actor_state::pass() {
+  pass_pending_ = false;
+  settings_.machine->tick(settings_.now());
+  collect();
+}
+
+bool coordinator_actor_state::take_pass_due() {
+  bool due = std::exchange(pass_due_, false) && !pass_pending_;
+  if (due) pass_pending_ = true;
+  return due;
+}
+
+void coordinator_actor_state::collect() {
+  auto out = settings_.machine->take_output();
+  if (!out.persist.empty()) {
+    auto ticket = out.ticket;
+    to_write_.push_back({ticket, std::move(out.persist)});
+    waiting_.emplace(ticket, std::move(out));
+  } else if (!out.empty()) {
+    perform(std::move(out));
+  }
+  publish_view();
+}
+
+std::optional<write_records> coordinator_actor_state::take_write() {
+  if (to_write_.empty()) return std::nullopt;
+  auto first = std::move(to_write_.front());
+  to_write_.erase(to_write_.begin());
+  return first;
+}
+
+void coordinator_actor_state::written(const records_written& result) {
+  auto found = waiting_.extract(result.ticket);
+  if (!found.empty() && !result.failure) perform(std::move(found.mapped()));
+  handle(persist_result{result.ticket, result.failure});
+}
+
+void coordinator_actor_state::perform(output out) {
+  for (auto& message : out.messages) settings_.ports->send(std::move(message));
+  if (out.published) settings_.ports->publish(*std::move(out.published));
+  for (auto& reply : out.replies) settings_.ports->reply(std::move(reply));
+  for (auto& what : out.events) {
+    settings_.ports->log(what);
+    events_.add(std::move(what), std::chrono::system_clock::now());
+  }
+}
+
+void coordinator_actor_state::answer(const ask& question) {
+  const auto& state = settings_.machine->state();
+  auto context = settings_.documents;
+  context.wall_clock = std::chrono::system_clock::now();
+  result<std::string> document = std::string();
+  switch (question.kind) {
+    case question_kind::status:
+      document = status_document(state, context);
+      break;
+    case question_kind::nodes:
+      document = nodes_document(state, context, question.node);
+      break;
+    case question_kind::experts:
+      document = experts_document(state, context, question.layer);
+      break;
+    case question_kind::events:
+      document = events_document(events_, question.events_after);
+      break;
+  }
+  settings_.ports->answer(question.from, std::move(document));
+}
+
+void coordinator_actor_state::publish_view() {
+  const auto& state = settings_.machine->state();
+  member_view members{state.term, state.published->epoch, {}};
+  if (state.term_durable) members.members = settings_.machine->members();
+  if (members != members_) {
+    members_ = members;
+    settings_.ports->set_members(std::move(members));
+  }
+  auto now = settings_.now();
+  bool due = state.published->epoch != shown_epoch_ || now - shown_ >= view_interval;
+  if (!settings_.view || !due) return;
+  shown_ = now;
+  shown_epoch_ = state.published->epoch;
+  public_view view;
+  view.map = state.published;
+  view.state = cluster_state_name(state);
+  for (const auto& [node_name, node] : state.nodes) {
+    if (!node.removed) ++view.nodes_by_state[std::string(to_string(shown_state(node)))];
+  }
+  view.loads_done = state.loads_done;
+  view.loads_failed = state.loads_failed;
+  view.nodes_lost = state.nodes_lost;
+  view.unroutable = unroutable_experts(state);
+  view.operations_running = operations_running(state);
+  view.store_ok = !state.alarm;
+  settings_.view->set(std::move(view));
+}
+
+// -- the actor
+// ----------------------------------------------------------------------------------------------------------
+
+namespace {
+
+using coordinator_self = coordinator_actor::stateful_pointer<coordinator_actor_state>;
+
+// Hands records to the store, and asks for a pass behind everything that waits in the mailbox already.
+void continue_work(coordinator_self self) {
+  auto& state = self->state;
+  while (auto records = state.take_write()) {
+    auto ticket = records->ticket;
+    self->request(state.settings().store, limits::store_write_timeout, *std::move(records))
+        .then(
+            [self](const records_written& result) {
+              self->state.written(result);
+              continue_work(self);
+            },
+            [self, ticket](const caf::error&) {
+              self->state.written({ticket, error{errc::internal, "the state was not written in time; check the disk"}});
+              continue_work(self);
+            });
+  }
+  if (state.take_pass_due()) self->send(self, make_pass{});
+}
+
+coordinator_actor::behavior_type coordinator_behavior(coordinator_self self, coordinator_settings settings) {
+  self->state.configure(std::move(settings));
+  continue_work(self);
+  self->delayed_send(self, self->state.settings().tick_interval, tick_now{});
+  return {
+      [self](const core_event& message) {
+        self->state.handle(message.what);
+        continue_work(self);
+      },
+      [self](const ask& question) { self->state.answer(question); },
+      [self](make_pass) {
+        self->state.pass();
+        continue_work(self);
+      },
+      [self](tick_now) {
+        self->state.pass();
+        continue_work(self);
+        self->delayed_send(self, self->state.settings().tick_interval, tick_now{});
+      },
+      [self](stop_coordinator) {
+        self->quit();
+        return stopped{};
+      },
+  };
+}
+
+}  // namespace
+
+coordinator_actor spawn_coordinator_actor(caf::actor_system& system, coordinator_settings settings) {
+  return system.spawn(coordinator_behavior, std::move(settings));
+}
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,45 @@
+// The coordinator as a process: opens its store, its doors and its actors in order, and closes them in reverse.
+// One thread.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "common/error.hpp"
+
+namespace troupe::coordinator {
+
+struct daemon_settings {
+  std::string name{"coordinator"};
+  std::filesystem::path data_dir;
+  std::filesystem::path run_dir;
+  std::filesystem::path model;
+  std::string listen;      // control address; empty: the ipc socket of run_dir
+  std::string http;        // HOST:PORT; empty: none
+  std::string cluster_id;  // empty: of the launcher's context.json, of the store, or a new one
+  std::uint32_t replication{1};
+  std::uint32_t expert_nodes{1};
+};
+
+class daemon_process {
+ public:
+  // conflict: another coordinator runs on this folder (faults.md D8), an address is in use (N12), or the store belongs
+  // to another cluster or model. Other errors as the parts say.
+  [[nodiscard]] static result<std::unique_ptr<daemon_process>> start(const daemon_settings& settings);
+  // Answers that are queued leave; actors end.
+  ~daemon_process();
+  daemon_process(const daemon_process&) = delete;
+  daemon_process& operator=(const daemon_process&) = delete;
+
+  [[nodiscard]] const std::string& control_address() const;
+  [[nodiscard]] const std::string& cluster_id() const;
+
+ private:
+  struct state;
+  explicit daemon_process(std::unique_ptr<state> s);
+  std::unique_ptr<state> state_;
+};
+
+}  // namespace troupe::coordinator

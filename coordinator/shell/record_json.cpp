@@ -1,0 +1,106 @@
+#include "coordinator/shell/record_json.hpp"
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+
+namespace troupe::coordinator {
+namespace {
+
+using nlohmann::json;
+
+template <class Value, class Read>
+result<Value> parse(std::string_view text, const char* what, Read read) {
+  try {
+    return read(json::parse(text));
+  } catch (const json::exception& e) {
+    return fail(errc::corrupt,
+                fmt::format("state.db holds a damaged {} ({}); restore it from a backup", what, e.what()));
+  }
+}
+
+}  // namespace
+
+std::string to_json(const node_record& node) {
+  const auto& f = node.facts;
+  json document{{"name", node.node.value},
+                {"incarnation", node.incarnation.value},
+                {"role", static_cast<int>(f.role)},
+                {"pid", f.pid},
+                {"data_address", f.data_address},
+                {"http_address", f.http_address},
+                {"peer_address", f.peer_address},
+                {"public_key", f.public_key},
+                {"machine_id", f.machine_id},
+                {"zone", f.zone},
+                {"device", f.device},
+                {"dtype", f.dtype},
+                {"slots_total", f.slots_total},
+                {"slot_bytes", f.slot_bytes},
+                {"model_fingerprint", f.model_fingerprint},
+                {"draining", node.draining},
+                {"operation", node.operation},
+                {"removed", node.removed}};
+  if (node.in_map) document["in_map"] = static_cast<int>(*node.in_map);
+  return document.dump();
+}
+
+result<node_record> node_from_json(std::string_view text) {
+  return parse<node_record>(text, "node", [](const json& d) {
+    node_record node;
+    node.node.value = d.at("name");
+    node.incarnation.value = d.at("incarnation");
+    auto& f = node.facts;
+    f.role = static_cast<node_role>(d.at("role").get<int>());
+    f.pid = d.at("pid");
+    f.data_address = d.at("data_address");
+    f.http_address = d.at("http_address");
+    f.peer_address = d.at("peer_address");
+    f.public_key = d.at("public_key");
+    f.machine_id = d.at("machine_id");
+    f.zone = d.at("zone");
+    f.device = d.at("device");
+    f.dtype = d.at("dtype");
+    f.slots_total = d.at("slots_total");
+    f.slot_bytes = d.at("slot_bytes");
+    f.model_fingerprint = d.at("model_fingerprint");
+    if (d.contains("in_map")) node.in_map = static_cast<node_state>(d.at("in_map").get<int>());
+    node.draining = d.at("draining");
+    node.operation = d.at("operation");
+    node.removed = d.at("removed");
+    return node;
+  });
+}
+
+std::string to_json(const std::vector<replica_record>& replicas) {
+  auto list = json::array();
+  for (const auto& replica : replicas) {
+    list.push_back({{"node", replica.node.value}, {"slot", replica.slot.value}, {"version", replica.version.value}});
+  }
+  return list.dump();
+}
+
+result<std::vector<replica_record>> replicas_from_json(std::string_view text) {
+  return parse<std::vector<replica_record>>(text, "replica list", [](const json& list) {
+    std::vector<replica_record> replicas;
+    for (const auto& item : list) {
+      replicas.push_back({{item.at("node").get<std::string>()}, {item.at("slot")}, {item.at("version")}});
+    }
+    return replicas;
+  });
+}
+
+std::string to_json(const command_outcome& outcome) {
+  return json{{"operation", outcome.operation}, {"verb", outcome.verb},
+              {"node", outcome.node.value},     {"state", outcome.state},
+              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move}}
+      .dump();
+}
+
+result<command_outcome> outcome_from_json(std::string_view text) {
+  return parse<command_outcome>(text, "command", [](const json& d) {
+    return command_outcome{d.at("operation"), d.at("verb"),    {d.at("node").get<std::string>()},
+                           d.at("state"),     d.at("message"), d.at("replicas_to_move")};
+  });
+}
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,21 @@
+// Records as JSON text, for the columns of the store that a person may want to read. Pure functions, any thread.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/error.hpp"
+#include "coordinator/core/output.hpp"
+
+namespace troupe::coordinator {
+
+[[nodiscard]] std::string to_json(const node_record& node);
+[[nodiscard]] std::string to_json(const std::vector<replica_record>& replicas);
+[[nodiscard]] std::string to_json(const command_outcome& outcome);
+// corrupt when the text is not what to_json writes.
+[[nodiscard]] result<node_record> node_from_json(std::string_view text);
+[[nodiscard]] result<std::vector<replica_record>> replicas_from_json(std::string_view text);
+[[nodiscard]] result<command_outcome> outcome_from_json(std::string_view text);
+
+}  // namespace troupe::coordinator

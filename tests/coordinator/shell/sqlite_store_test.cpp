@@ -1,0 +1,151 @@
+#include "coordinator/shell/sqlite_store.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sqlite3.h>
+#include <unistd.h>
+
+#include <array>
+#include <fstream>
+
+#include <fmt/format.h>
+
+namespace troupe::coordinator {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class sqlite_store_test : public ::testing::Test {
+ protected:
+  sqlite_store_test() {
+    auto pattern = (fs::temp_directory_path() / "troupe-store-XXXXXX").string();
+    folder = ::mkdtemp(pattern.data());
+    file = folder / "state.db";
+  }
+  ~sqlite_store_test() override { fs::remove_all(folder); }
+
+  fs::path folder;
+  fs::path file;
+};
+
+node_record some_node() {
+  node_record node;
+  node.node = {"expert-0"};
+  node.incarnation = {0xffff'ffff'ffff'fff0U};  // all 64 bits survive
+  node.facts.pid = 42;
+  node.facts.data_address = "ipc:///run/expert-0.data.ipc";
+  node.facts.zone = "rack \"7\"";
+  node.facts.slots_total = 12;
+  node.facts.slot_bytes = 1U << 30;
+  node.in_map = node_state::draining;
+  node.draining = true;
+  node.operation = "op-1-2";
+  return node;
+}
+
+std::vector<store_record> some_records() {
+  expert_record expert{
+      {layer_id::of(3, layer_stack::encoder), 7}, expert_state::active, {1}, sha256_digest{std::byte{9}}, {}};
+  expert.replicas = {{{"expert-0"}, {4}, {1}}, {{"expert-1"}, {0}, {1}}};
+  command_outcome outcome{"op-1-2", "drain", {"expert-0"}, "running", "6 replicas move", 6};
+  return {cluster_record{"c", "f", {3}, {17}}, some_node(), expert, command_record{"uuid", 5, outcome}};
+}
+
+TEST_F(sqlite_store_test, gives_back_what_was_written) {
+  auto records = some_records();
+  {
+    auto opened = open_sqlite_store(file);
+    ASSERT_TRUE(opened) << opened.error().message;
+    auto fresh = (*opened)->load();
+    ASSERT_TRUE(fresh);
+    EXPECT_FALSE(fresh->cluster);
+    ASSERT_TRUE((*opened)->write(records));
+  }
+  auto again = open_sqlite_store(file);
+  ASSERT_TRUE(again);
+  auto state = (*again)->load();
+  ASSERT_TRUE(state) << state.error().message;
+  EXPECT_EQ(*state->cluster, std::get<cluster_record>(records[0]));
+  ASSERT_EQ(state->nodes.size(), 1U);
+  EXPECT_EQ(state->nodes[0], some_node());
+  ASSERT_EQ(state->experts.size(), 1U);
+  EXPECT_EQ(state->experts[0], std::get<expert_record>(records[2]));
+  ASSERT_EQ(state->commands.size(), 1U);
+  EXPECT_EQ(state->commands[0].outcome, std::get<command_record>(records[3]).outcome);
+}
+
+TEST_F(sqlite_store_test, replaces_and_erases_rows) {
+  auto opened = open_sqlite_store(file);
+  ASSERT_TRUE((*opened)->write(some_records()));
+  std::vector<store_record> change{cluster_record{"c", "f", {4}, {18}}, node_erased{{"expert-0"}},
+                                   command_erased{"uuid"}};
+  ASSERT_TRUE((*opened)->write(change));
+  auto state = (*opened)->load();
+  EXPECT_EQ(state->cluster->term.value, 4U);
+  EXPECT_TRUE(state->nodes.empty());
+  EXPECT_TRUE(state->commands.empty());
+  EXPECT_EQ(state->experts.size(), 1U);
+}
+
+void run_sql(const fs::path& file, const char* sql) {
+  sqlite3* database = nullptr;
+  ASSERT_EQ(sqlite3_open(file.c_str(), &database), SQLITE_OK);
+  EXPECT_EQ(sqlite3_exec(database, sql, nullptr, nullptr, nullptr), SQLITE_OK);
+  sqlite3_close(database);
+}
+
+TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
+  ASSERT_TRUE(open_sqlite_store(file));
+  run_sql(file, "PRAGMA user_version = 9");
+  auto newer = open_sqlite_store(file);
+  ASSERT_FALSE(newer);
+  EXPECT_EQ(newer.error().code, errc::wrong_version);
+  EXPECT_THAT(newer.error().message, HasSubstr("schema 9"));
+  EXPECT_THAT(newer.error().message, HasSubstr("knows 1"));
+}
+
+TEST_F(sqlite_store_test, D4_refuses_a_file_that_is_no_database) {
+  std::ofstream(file)
+      << "this is certainly not a database, whatever its name says; it is long enough to be read as one";
+  auto opened = open_sqlite_store(file);
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, errc::corrupt);
+  EXPECT_THAT(opened.error().message, HasSubstr(file.string()));
+}
+
+TEST_F(sqlite_store_test, a_damaged_row_is_an_error_and_not_a_guess) {
+  {
+    auto opened = open_sqlite_store(file);
+    ASSERT_TRUE((*opened)->write(some_records()));
+  }
+  run_sql(file, "UPDATE nodes SET document = '{\"name\": 7}'");
+  auto state = (*open_sqlite_store(file))->load();
+  ASSERT_FALSE(state);
+  EXPECT_EQ(state.error().code, errc::corrupt);
+}
+
+TEST_F(sqlite_store_test, D6_says_which_file_it_cannot_open) {
+  auto opened = open_sqlite_store(folder / "missing" / "state.db");
+  ASSERT_FALSE(opened);
+  EXPECT_EQ(opened.error().code, errc::permission_denied);
+  EXPECT_THAT(opened.error().message, HasSubstr("missing"));
+}
+
+// A write that fails half way.
+TEST_F(sqlite_store_test, a_failed_write_changes_nothing) {
+  auto opened = open_sqlite_store(file);
+  ASSERT_TRUE((*opened)->write(some_records()));
+  auto records = some_records();
+  std::get<cluster_record>(records[0]).epoch = {18};
+  run_sql(file, "DROP TABLE commands");  // the last record of the write will find no place
+  auto written = (*opened)->write(records);
+  ASSERT_FALSE(written);
+  run_sql(file, "CREATE TABLE commands(id TEXT PRIMARY KEY, number INTEGER NOT NULL, outcome TEXT NOT NULL)");
+  auto state = (*opened)->load();
+  ASSERT_TRUE(state) << state.error().message;
+  EXPECT_EQ(state->cluster->epoch.value, 17U) << "all or nothing";
+}
+
+}  // namespace
+}  // namespace troupe::coordinator
