@@ -227,17 +227,27 @@ socket::socket(std::shared_ptr<context> ctx, void* handle, socket_kind kind)
     : context_(std::move(ctx)), handle_(handle), kind_(kind) {}
 
 socket::socket(socket&& other) noexcept
-    : context_(std::move(other.context_)), handle_(std::exchange(other.handle_, nullptr)), kind_(other.kind_) {}
+    : context_(std::move(other.context_)),
+      handle_(std::exchange(other.handle_, nullptr)),
+      kind_(other.kind_),
+      ipc_files_(std::move(other.ipc_files_)) {}
 
 socket& socket::operator=(socket&& other) noexcept {
   std::swap(context_, other.context_);
   std::swap(handle_, other.handle_);
   std::swap(kind_, other.kind_);
+  std::swap(ipc_files_, other.ipc_files_);
   return *this;
 }
 
 socket::~socket() {
   if (handle_ == nullptr) return;
+  for (const auto& file : ipc_files_) {
+    struct stat info {};
+    const bool is_ours =
+        ::lstat(file.path.c_str(), &info) == 0 && info.st_dev == file.device && info.st_ino == file.inode;
+    if (is_ours) ::unlink(file.path.c_str());
+  }
   [[maybe_unused]] const int rc = zmq_close(handle_);
   assert(rc == 0);
 }
@@ -261,8 +271,8 @@ result<std::string> socket::bind(std::string_view endpoint) {
   }
   if (auto set = allow_ipv6(handle_, endpoint); !set) return fail(std::move(set.error()));
   if (zmq_bind(handle_, text.c_str()) != 0) return bind_failure(endpoint, zmq_errno());
-  if (is_ipc && ::chmod(path.c_str(), S_IRUSR | S_IWUSR) != 0) {
-    return fail(errc::internal, fmt::format("cannot protect {}: {}", path, std::strerror(errno)));
+  if (is_ipc) {
+    if (auto guarded = guard_ipc_file(path); !guarded) return fail(std::move(guarded.error()));
   }
   std::array<char, 512> bound{};
   std::size_t size = bound.size();
@@ -271,6 +281,15 @@ result<std::string> socket::bind(std::string_view endpoint) {
     return fail(std::move(got.error()));
   }
   return std::string(bound.data());
+}
+
+result<void> socket::guard_ipc_file(const std::string& path) {
+  struct stat info {};
+  if (::chmod(path.c_str(), S_IRUSR | S_IWUSR) != 0 || ::lstat(path.c_str(), &info) != 0) {
+    return fail(errc::internal, fmt::format("cannot protect {}: {}", path, std::strerror(errno)));
+  }
+  ipc_files_.push_back({path, info.st_dev, info.st_ino});
+  return {};
 }
 
 result<void> socket::connect(std::string_view endpoint) {

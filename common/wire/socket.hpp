@@ -12,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "common/error.hpp"
 
@@ -64,6 +65,7 @@ class socket {
 
   // `endpoint` is "ipc:///path", "tcp://host:port" or "inproc://name"; port 0 picks a free one. Returns where it is
   // bound. An ipc file is made 0600; one that a dead process left behind is replaced, one of a living process is not.
+  // It is removed with the socket (libzmq leaves it), unless somebody has put another one in its place.
   // conflict: the address is in use. invalid_request: no such address, or an ipc path above 107 bytes.
   [[nodiscard]] result<std::string> bind(std::string_view endpoint);
   // Returns at once; the connection is made, and made again, in the background.
@@ -76,10 +78,17 @@ class socket {
   [[nodiscard]] void* handle() const { return handle_; }
 
  private:
+  struct ipc_file {
+    std::string path;
+    std::uint64_t device{};
+    std::uint64_t inode{};
+  };
   socket(std::shared_ptr<context> ctx, void* handle, socket_kind kind);
+  [[nodiscard]] result<void> guard_ipc_file(const std::string& path);
   std::shared_ptr<context> context_;
   void* handle_{};
   socket_kind kind_{socket_kind::dealer};
+  std::vector<ipc_file> ipc_files_;
 };
 
 // Lets any thread interrupt a poller's wait.

@@ -1,5 +1,6 @@
 #include "expert_node/shell/data_server.hpp"
 
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -407,10 +408,13 @@ void data_server::impl::finish(const expert_call& call, bool sent) {
 
 void data_server::impl::forget_routers(const cluster_map& map) {
   const auto now = steady_clock::now();
+  const bool lists_routers =
+      std::ranges::any_of(map.nodes, [](const map_node& node) { return node.role == node_role::router; });
   std::erase_if(links_, [&](const auto& entry) {
     const auto& link = entry.second;
     const auto* known = map.find(link.node);
-    if (known == nullptr) return now - link.since > unknown_router_grace;
+    // A map that lists no routers says nothing about this one.
+    if (known == nullptr) return lists_routers && now - link.since > unknown_router_grace;
     return known->incarnation > link.incarnation;
   });
   counters.routers.set(static_cast<double>(links_.size()));

@@ -281,10 +281,13 @@ std::vector<http::check> router::impl::readiness() {
     is_connected = link_ && link_->state().connected;
   }
   // The data plane outlives the coordinator: without it the router serves on, so that check informs and does not fail.
-  return {{"router", !failed_, "its thread has ended"},
-          {"model", !health.is_other_model, "the cluster serves another checkpoint; check --model"},
+  const auto check = [](const char* name, bool ok, std::string failing) {
+    return http::check{name, ok, ok ? std::string{} : std::move(failing)};
+  };
+  return {check("router", !failed_, "its thread has ended"),
+          check("model", !health.is_other_model, "the cluster serves another checkpoint; check --model"),
           {"map", epoch > 0, epoch > 0 ? fmt::format("epoch {}", epoch) : "no cluster map yet"},
-          {"experts", epoch > 0 && unroutable == 0, fmt::format("{} experts have no replica", unroutable)},
+          check("experts", epoch > 0 && unroutable == 0, fmt::format("{} experts have no replica", unroutable)),
           {"hosts", ready > 0, fmt::format("{} of {} expert hosts are connected", ready, wanted)},
           {"coordinator", true, is_connected ? "connected" : "lost, serving on the last map"}};
 }

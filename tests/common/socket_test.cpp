@@ -86,6 +86,27 @@ TEST(socket, leaves_an_ipc_file_of_a_living_process_alone) {
   EXPECT_TRUE(receive_within(first));
 }
 
+TEST(socket, takes_its_ipc_file_with_it_but_not_a_successors) {
+  temporary_folder folder;
+  const auto file = folder.path() / "x";
+  auto ctx = must(context::make());
+  {
+    auto server = make(ctx, socket_kind::router);
+    must(server.bind(folder.ipc("x")));
+    auto moved = std::move(server);
+    EXPECT_TRUE(std::filesystem::is_socket(file));
+  }
+  EXPECT_FALSE(std::filesystem::exists(file));
+  auto successor = make(ctx, socket_kind::router);
+  {
+    auto server = make(ctx, socket_kind::router);
+    must(server.bind(folder.ipc("x")));
+    std::filesystem::remove(file);
+    must(successor.bind(folder.ipc("x")));
+  }
+  EXPECT_TRUE(std::filesystem::is_socket(file));
+}
+
 TEST(socket, does_not_overwrite_a_file_that_is_no_socket) {
   temporary_folder folder;
   std::ofstream(folder.path() / "precious") << "text";
