@@ -242,8 +242,8 @@ result<std::unique_ptr<daemon_process>> daemon_process::start(const daemon_setti
   auto chosen = choose_addresses(settings);
   if (!chosen) return fail(chosen.error());
   s->at = *chosen;
-  if (auto ready = daemon::prepare_private_folder(settings.run_dir); !ready) return fail(ready.error());
   if (auto opened = s->open_store(settings); !opened) return fail(opened.error());
+  if (auto ready = daemon::prepare_private_folder(settings.run_dir); !ready) return fail(ready.error());
   auto durable = s->records->load();
   if (!durable) return fail(durable.error());
   if (auto made = s->make_machine(settings, *durable); !made) return fail(made.error());
