@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <sstream>
+#include <thread>
 
 #include "bench/layer/echo.hpp"
 #include "bench/layer/in_process.hpp"
@@ -25,6 +26,8 @@ namespace fs = std::filesystem;
 using clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds metrics_timeout{10};
+// A router renews its byte counters every second.
+constexpr std::chrono::milliseconds counters_settle{1500};
 constexpr std::uint64_t seed = 20;
 // bf16 sums in another order may differ by this much of the peak; more means that somebody computes something else.
 constexpr float agreement = 2e-2F;
@@ -54,8 +57,9 @@ struct traffic {
   double bytes_in{};
 };
 
-// Sums of the router's own counters.
+// Sums of the router's own counters, once all that was done before is in them.
 result<traffic> read_traffic(const std::string& url) {
+  std::this_thread::sleep_for(counters_settle);
   auto answer = http_get(url + "/metrics", metrics_timeout);
   if (!answer) return fail(answer.error());
   traffic seen;
