@@ -4,6 +4,8 @@
 #   scripts/build.sh [--preset release|debug|asan-ubsan|tsan] [--no-install] [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# Cached objects serve every clone on the machine, wherever it lies.
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
 preset=release
 install=yes

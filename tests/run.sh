@@ -9,6 +9,7 @@
 #   --no-sanitizers  leave out the ASan+UBSan build (unit tests and fuzz targets)
 set -uo pipefail
 cd "$(dirname "$0")/.."
+export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1  # as scripts/build.sh
 
 quick=no tsan=no hf=no soak=0 install=() sanitizers=yes
 while [ $# -gt 0 ]; do
