@@ -78,7 +78,7 @@ class session {
   // nullopt: ask again.
   result<std::optional<answer>> await(pending& call);
   result<std::optional<answer>> on_failure(pending& call, const proto::Failure& failure);
-  [[nodiscard]] error nobody(time_point begun) const;
+  [[nodiscard]] troupe::error nobody(time_point begun) const;
 
   // constant after construction
   std::vector<router_address> routers_;
@@ -90,7 +90,7 @@ class session {
   bool ready_{};  // welcomed on link_
   std::size_t current_{};
   std::size_t failures_{};                 // attempts in a row that did not become ready
-  std::map<std::size_t, error> refusals_;  // routers that will not take us, whatever we repeat
+  std::map<std::size_t, troupe::error> refusals_;  // routers that will not take us, whatever we repeat
   std::string last_failure_{"no attempt was made"};
   std::uint32_t rows_max_{};          // of the router; 0: not said
   std::uint64_t tensor_bytes_max_{};  // the same
