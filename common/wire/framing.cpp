@@ -299,11 +299,23 @@ result<tensor_view> incoming_message::tensor(const proto::Tensor& tensor, std::s
   return decode_tensor(tensor, tensors_, kind_, field);
 }
 
+namespace {
+
+// The kind that a first part names, however broken the rest of it may be.
+checksum_kind kind_to_answer_in(std::span<const std::byte> part) {
+  constexpr std::size_t kind_at = 6;
+  const bool ours = part.size() >= preamble_bytes && std::memcmp(part.data(), "TRPE", 4) == 0;
+  const bool xxh3 = ours && part[kind_at] == static_cast<std::byte>(checksum_kind::xxh3);
+  return xxh3 ? checksum_kind::xxh3 : checksum_kind::crc32;
+}
+
+}  // namespace
+
 std::optional<received> receive(socket& from) {
   const std::size_t head_parts = from.kind() == socket_kind::router ? 1 : 0;
   std::vector<frame> parts;
   parts.reserve(limits::parts_per_message_max);
-  received got{{}, {}, {}, fail(errc::internal, "nothing received")};
+  received got{{}, {}, {}, checksum_kind::crc32, fail(errc::internal, "nothing received")};
   std::size_t count = 0;
   for (bool more = true; more; ++count) {
     frame part;
@@ -321,6 +333,7 @@ std::optional<received> receive(socket& from) {
       parts.push_back(std::move(part));
     }
   }
+  if (!parts.empty()) got.answer_in = kind_to_answer_in(std::as_const(parts.front()).bytes());
   if (count - head_parts > limits::parts_per_message_max) {
     got.message = fail(errc::too_large, fmt::format("a message of {} parts is above the limit of {}",
                                                     count - head_parts, limits::parts_per_message_max));

@@ -145,6 +145,8 @@ struct received {
   std::string routing_id;    // on a ROUTER socket: whom to answer
   std::string user_id;       // "role:name" of the peer's key; empty on sockets without CURVE
   std::string peer_address;  // for logs; empty on ipc
+  // The sender's kind, also of a message that could not be used; CRC-32, which everybody has, when it named none.
+  checksum_kind answer_in{checksum_kind::crc32};
   // The error is what to tell the peer: the message could not be used.
   result<incoming_message> message;
 };

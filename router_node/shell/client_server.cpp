@@ -78,10 +78,9 @@ bool client_server::handle(time_point now) {
 }
 
 void client_server::handle_message(std::size_t socket, wire::received& got, time_point now) {
-  address to{.socket = socket, .routing_id = std::move(got.routing_id), .kind = wire::checksum_kind::xxh3};
+  address to{.socket = socket, .routing_id = std::move(got.routing_id), .kind = got.answer_in};
   proto::ClientToRouter envelope;
   auto fine = got.message ? got.message->parse(envelope) : result<void>(fail(got.message.error()));
-  if (got.message) to.kind = got.message->kind();
   if (!fine) {
     metrics_.on_bad_message();
     return send_failure(to, 0, fine.error());
