@@ -53,6 +53,11 @@ struct admin_client::state {
 
   [[nodiscard]] result<proto::AdminReply> exchange(proto::AdminRequest& request);
   [[nodiscard]] result<proto::AdminReply> wait_for_reply(const std::string& command_id);
+  [[nodiscard]] error no_answer() const {
+    return {errc::unavailable,
+            fmt::format("the coordinator at {} does not answer ({} ms); start it again with troupe up", coordinator,
+                        timeout.count())};
+  }
 };
 
 result<proto::AdminReply> admin_client::state::exchange(proto::AdminRequest& request) {
@@ -62,7 +67,8 @@ result<proto::AdminReply> admin_client::state::exchange(proto::AdminRequest& req
     auto sent = wire::outgoing_message{}.send(socket, request);
     if (sent) break;
     // The connection is made in the background: until it stands there is nobody to send to.
-    if (sent.error().code != errc::unavailable || clock::now() >= deadline) return fail(sent.error());
+    if (sent.error().code != errc::unavailable) return fail(sent.error());
+    if (clock::now() >= deadline) return fail(no_answer());
     std::this_thread::sleep_for(connect_poll_interval);
   }
   auto reply = wait_for_reply(request.command_id());
@@ -85,10 +91,7 @@ result<proto::AdminReply> admin_client::state::wait_for_reply(const std::string&
       if (reply.command_id() == command_id) return reply;
     }
   }
-  return fail(errc::unavailable,
-              fmt::format("the coordinator at {} did not answer within {} ms; look at troupe status and "
-                          "start it again with troupe up",
-                          coordinator, timeout.count()));
+  return fail(no_answer());
 }
 
 admin_client::admin_client(std::unique_ptr<state> s) : state_{std::move(s)} {}

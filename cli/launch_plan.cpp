@@ -124,8 +124,9 @@ class planner {
     if (!http) return fail(http.error());
     plan_.coordinator_http = "http://" + *http;
     auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", *http);
-    for (const auto& word : {std::string{"--replication"}, std::to_string(options_.replication),
-                             std::string{"--expert-nodes"}, std::to_string(options_.expert_nodes)}) {
+    for (const auto& word :
+         {std::string{"--replication"}, std::to_string(options_.replication), std::string{"--expert-nodes"},
+          std::to_string(options_.expert_nodes), std::string{"--cluster-id"}, inputs_.cluster_id}) {
       command.push_back(word);
     }
     if (tcp()) {

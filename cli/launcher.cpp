@@ -29,12 +29,13 @@ constexpr auto stop_grace = limits::shutdown_grace + std::chrono::seconds{2};
 
 void remove_sockets(const fs::path& data_dir, const fs::path& run_dir) {
   std::error_code ignored;
-  std::vector<fs::path> sockets;
+  std::vector<fs::path> leftovers;
   for (fs::directory_iterator entry{run_dir, ignored}; !ignored && entry != fs::directory_iterator{};
        entry.increment(ignored)) {
-    if (entry->path().extension() == ".ipc") sockets.push_back(entry->path());
+    const auto kind = entry->path().extension();
+    if (kind == ".ipc" || kind == ".lock") leftovers.push_back(entry->path());
   }
-  for (const auto& socket : sockets) fs::remove(socket, ignored);
+  for (const auto& leftover : leftovers) fs::remove(leftover, ignored);
   // Only an empty folder goes, whatever the context says.
   if (run_dir != data_dir / "run") fs::remove(run_dir, ignored);
 }

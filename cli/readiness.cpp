@@ -29,7 +29,9 @@ std::vector<std::string> absent_nodes(const cluster_context& context, const json
     if (process.role == "coordinator") continue;
     const auto& items = nodes.at("items");
     const bool present = std::any_of(items.begin(), items.end(), [&](const json& node) {
-      return node.at("name") == process.name && (node.at("state") == "serving" || node.at("state") == "draining");
+      // The pid tells the process that was just started from the one before it, which is not given up at once.
+      return node.at("name") == process.name && node.at("pid") == process.identity.pid &&
+             (node.at("state") == "serving" || node.at("state") == "draining");
     });
     if (!present) absent.push_back(process.name);
   }

@@ -43,7 +43,7 @@ view events_view() {
                       {"SEVERITY", "severity"},
                       {"KIND", "kind"},
                       {"OBJECT", "object"},
-                      {"MESSAGE", "message"}},
+                      {"WHAT", "text"}},
           .name = "{id}"};
 }
 

@@ -33,9 +33,12 @@ class Nemesis:
 
     def freeze_expert(self, name):
         self.cluster.signal(name, signal.SIGSTOP)
-        wait_until(lambda: self.cluster.nodes()[name]["state"] == "lost", 30, f"{name} is given up")
+        wait_until(lambda: self.cluster.nodes()[name]["state"] == "lost", 30, lambda: self.story(f"{name} is given up"))
         self.cluster.signal(name, signal.SIGCONT)
-        wait_until(lambda: self.cluster.nodes()[name]["state"] == "serving", 60, f"{name} is back")
+        wait_until(lambda: self.cluster.nodes()[name]["state"] == "serving", 60, lambda: self.story(f"{name} is back"))
+
+    def story(self, what):
+        return f"{what}; {self.history}\n{self.cluster.run('events').stdout}\n{self.cluster.logs()}"
 
     def kill_coordinator(self, _):
         self.cluster.kill("coordinator")

@@ -12,6 +12,12 @@ from support.load import SteadyLoad, batches_of
 from support.waiting import wait_until
 
 FREEZE_SECONDS = 10
+RECOVERY_SECONDS = 2
+MEASURED_SECONDS = 3
+
+
+def wait_lost(cluster, name):
+    wait_until(lambda: cluster.nodes()[name]["state"] == "lost", 30, f"{name} is given up")
 
 
 def holders(cluster):
@@ -36,13 +42,19 @@ def test_killed_node_with_two_replicas_loses_no_row(random_model, start_cluster)
     cluster = start_cluster(random_model.folder, expert_nodes=3, replication=2, dtype="f32")
     with SteadyLoad(cluster, batches_of(random_model, 16, 64, seed=1)) as load:
         wait_until(lambda: load.answers() >= 20, 60, "the load runs")
+        whole = load.rows_per_second_over(MEASURED_SECONDS)
         cluster.kill("expert-1")
+        killed = time.monotonic()
+        wait_until(lambda: time.monotonic() - killed >= RECOVERY_SECONDS, 30, "the time to recover is over")
+        survivors = load.rows_per_second_over(MEASURED_SECONDS)
+        wait_lost(cluster, "expert-1")
         # The lost replicas are rebuilt on the two that are left.
         cluster.wait_complete(replicas=2)
         before = load.answers()
         wait_until(lambda: load.answers() >= before + 20, 60, "the load goes on")
     load.assert_exact()
-    assert cluster.nodes()["expert-1"]["state"] == "lost"
+    print(f"\nrows/s with three nodes {whole:.0f}, {RECOVERY_SECONDS} s after one was killed {survivors:.0f}")
+    assert survivors >= 0.9 * whole * 2 / 3
 
 
 @pytest.mark.fault("P1", "P7")
@@ -61,6 +73,7 @@ def test_killed_node_with_one_replica_makes_requests_wait_and_succeed(random_mod
         assert golden.relative_error(answer.output, random_model.compute(0, needs_lost)) <= golden.TOLERANCE["f32"]
         assert not answer.flags.any()
     assert undelayed < 1.0, "rows that do not need the lost experts must not wait for them"
+    wait_lost(cluster, "expert-1")
     cluster.wait_complete(replicas=1)
 
 
@@ -105,7 +118,7 @@ def test_frozen_node_wakes_up_late(random_model, start_cluster):
         wait_until(lambda: load.answers() >= 20, 60, "the load runs")
         cluster.signal("expert-0", signal.SIGSTOP)
         frozen = time.monotonic()
-        wait_until(lambda: cluster.nodes()["expert-0"]["state"] == "lost", 30, "the frozen node is given up")
+        wait_lost(cluster, "expert-0")
         wait_until(lambda: time.monotonic() - frozen >= FREEZE_SECONDS, 30, "it has been frozen for long enough")
         cluster.signal("expert-0", signal.SIGCONT)
         wait_until(lambda: cluster.nodes()["expert-0"]["state"] == "serving", 60, "it is back")
@@ -162,7 +175,7 @@ def test_a_second_coordinator_on_one_folder_exits(mixtral_cluster):
 
 
 @pytest.mark.fault("P11")
-def test_a_node_of_another_cluster_is_refused(random_model, mixtral_cluster, start_cluster):
+def test_a_node_of_another_cluster_is_refused(random_model, start_cluster):
     """It has served cluster A; cluster A goes and cluster B answers at the same address."""
     other = start_cluster(random_model.folder, expert_nodes=2, dtype="f32")
     old_id = other.context()["cluster_id"]
@@ -171,21 +184,17 @@ def test_a_node_of_another_cluster_is_refused(random_model, mixtral_cluster, sta
     for name in ("coordinator", "router-0", "expert-0"):
         other.kill(name)
     os.kill(zombie, signal.SIGCONT)
-    command = other.context()["processes"][0]["command"]
-    state = other.data_dir / "coordinator"
-    state.rename(other.data_dir / "coordinator.earlier")
-    context = other.data_dir / "context.json"
-    text = context.read_text()
-    context.write_text(text.replace(old_id, "00000000-0000-4000-8000-000000000000"))
+    command = list(other.context()["processes"][0]["command"])
+    new_id = "00000000-0000-4000-8000-000000000000"
+    command[command.index("--cluster-id") + 1] = new_id
+    (other.data_dir / "coordinator").rename(other.data_dir / "coordinator.earlier")
     log = other.data_dir / "log" / "expert-1.log"
     with open(other.data_dir / "log" / "impostor.log", "wb") as out:
         impostor = subprocess.Popen(command, stdout=out, stderr=out)
     try:
-        wait_until(lambda: old_id in log.read_text() and "cluster" in log.read_text().lower(), 30,
+        # Both ids: where it belongs, and who answers.
+        wait_until(lambda: any(old_id in line and new_id in line for line in log.read_text().splitlines()), 30,
                    lambda: f"the zombie says which cluster it belongs to:\n{other.logs()}")
-        with_zombie = other.run("node", "list", "-o", "name").stdout.split()
-        assert "expert-1" not in with_zombie
     finally:
         impostor.kill()
         impostor.wait(10)
-        context.write_text(text)

@@ -4,16 +4,14 @@ import socket
 import pytest
 import troupe
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from support import golden
-from support.cluster import run_troupe
-from support.waiting import wait_until
+from support.cluster import LocalCluster
 
 
 @pytest.fixture(scope="module")
 def tcp_cluster():
-    from support.cluster import LocalCluster
-
     with LocalCluster(golden.FOLDER / "mixtral", expert_nodes=3, dtype="f32", transport="tcp") as cluster:
         yield cluster
 
@@ -56,7 +54,8 @@ def test_a_client_key_opens_no_inner_socket(tcp_cluster, name):
     """The client's key is authorised, but not for the sockets between the processes."""
     command = next(p["command"] for p in tcp_cluster.context()["processes"] if p["name"] == name)
     address = command[command.index("--listen") + 1]
-    keys = dict(line.split() for line in (tcp_cluster.data_dir / "keys" / "client.key").read_text().splitlines() if line)
+    lines = (tcp_cluster.data_dir / "keys" / "client.key").read_text().splitlines()
+    keys = dict(line.split() for line in lines if not line.startswith("#"))
     context = zmq.Context()
     peer = context.socket(zmq.DEALER)
     peer.linger = 0
@@ -66,11 +65,10 @@ def test_a_client_key_opens_no_inner_socket(tcp_cluster, name):
     peer.connect(address)
     try:
         assert monitor.poll(10_000), "the handshake neither succeeds nor fails"
-        from zmq.utils.monitor import recv_monitor_message
-
         assert recv_monitor_message(monitor)["event"] == zmq.EVENT_HANDSHAKE_FAILED_AUTH
     finally:
         peer.disable_monitor()
+        monitor.close(linger=0)
         peer.close()
         context.term()
 

@@ -39,9 +39,12 @@ def layers(family):
         # V-MoE stores both orders; its config.json asks for neither in particular, which means token order.
         order = ".vanilla" if f"{prefix}.vanilla.routed_output" in tensors else ""
         routed = tensors[f"{prefix}{order}.routed_output"]
+        dropped = tensors.get(f"{prefix}{order}.dropped")
+        if dropped is not None:  # Switch stores one value per token, V-MoE one per choice
+            dropped = dropped.reshape(len(routed), -1)
         found.append(GoldenLayer(match[1] + match[2], tensors[name], tensors[f"{prefix}.expert_ids"],
                                  tensors[f"{prefix}.expert_weights"], routed,
-                                 tensors.get(f"{prefix}.block_output", routed), tensors.get(f"{prefix}{order}.dropped")))
+                                 tensors.get(f"{prefix}.block_output", routed), dropped))
     assert found, f"{family} has no layers"
     return found
 

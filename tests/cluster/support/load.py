@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from support.golden import TOLERANCE, relative_error
+from support.waiting import wait_until
 
 
 @dataclass
@@ -34,7 +35,6 @@ class Tally:
     rows: int = 0
     slowest: float = 0.0
     failures: list = field(default_factory=list)
-    finished_at: list = field(default_factory=list)  # (time, rows) per answer
 
 
 class SteadyLoad:
@@ -62,10 +62,13 @@ class SteadyLoad:
         with self._lock:
             return self.tally.answers
 
-    def rows_per_second(self, since):
-        """Rows answered since that time (time.monotonic()), per second."""
+    def rows_per_second_over(self, seconds):
+        """Rows answered per second from now on; returns after that time."""
         with self._lock:
-            return sum(rows for at, rows in self.tally.finished_at if at >= since) / (time.monotonic() - since)
+            begin, rows = time.monotonic(), self.tally.rows
+        wait_until(lambda: time.monotonic() - begin >= seconds, seconds + 30, "the measurement is over")
+        with self._lock:
+            return (self.tally.rows - rows) / (time.monotonic() - begin)
 
     def assert_exact(self):
         """No row lost, doubled or wrong."""
@@ -88,14 +91,12 @@ class SteadyLoad:
                 self.tally.failures.append(f"after {time.monotonic() - begin:.1f} s: {problem!r}")
             return
         wrong = self._what_is_wrong(batch, answer)
-        now = time.monotonic()
         with self._lock:
             if wrong:
                 self.tally.failures.append(wrong)
             self.tally.answers += 1
             self.tally.rows += len(batch.hidden)
-            self.tally.slowest = max(self.tally.slowest, now - begin)
-            self.tally.finished_at.append((now, len(batch.hidden)))
+            self.tally.slowest = max(self.tally.slowest, time.monotonic() - begin)
 
     def _what_is_wrong(self, batch, answer):
         if answer.flags.any():
