@@ -24,9 +24,9 @@ class slot_arena {
 
   [[nodiscard]] std::uint32_t slots() const { return slots_; }
   [[nodiscard]] std::size_t bytes_per_slot() const { return bytes_per_slot_; }  // as asked for
-  [[nodiscard]] std::size_t bytes() const { return stride_ * slots_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_per_slot_ * slots_; }
 
-  // @pre slot.value < slots(). Starts on a page; zero where nothing was written since make or release.
+  // @pre slot.value < slots(). Starts on a page of its own; zero where nothing was written since make or release.
   [[nodiscard]] std::span<std::byte> slot(slot_index slot) const;
   // @pre slot.value < slots()
   void release(slot_index slot);
@@ -34,6 +34,8 @@ class slot_arena {
  private:
   void unmap();
 
+  std::byte* mapped_{};  // what the system gave; the first slot stands at base_
+  std::size_t mapped_bytes_{};
   std::byte* base_{};
   std::size_t stride_{};
   std::size_t bytes_per_slot_{};

@@ -63,9 +63,8 @@ result<dense_product> dense_product::make(std::span<const float> weight, std::sp
 
 namespace {
 
-// Rows in the kernel's type, side by side, padded with zeros.
-void copy_rows(const float* x, std::uint32_t rows, const packed_matrix& matrix, std::byte* target) {
-  std::size_t stride = matrix.inputs() * bytes_per_element(matrix.type);
+// Rows in the kernel's type, `stride` bytes apart, padded with zeros.
+void copy_rows(const float* x, std::uint32_t rows, const packed_matrix& matrix, std::size_t stride, std::byte* target) {
   std::size_t used = matrix.in * bytes_per_element(matrix.type);
   for (std::uint32_t r = 0; r < rows; ++r) {
     std::byte* row = target + r * stride;
@@ -87,10 +86,11 @@ void dense_product::run(const float* x, std::uint32_t rows, float* y) const {
   for (std::uint32_t begin = 0; begin < rows; begin += rows_per_block) {
     std::uint32_t count = std::min(rows_per_block, rows - begin);
     std::size_t room = padded_rows(count);
-    std::byte* a = buffers.inputs.take(room * matrix.inputs() * element);
+    std::size_t stride = state_->kernel->row_stride(matrix.inputs());
+    std::byte* a = buffers.inputs.take(room * stride * element);
     auto* c = reinterpret_cast<float*>(buffers.outputs.take(room * matrix.outputs() * sizeof(float)));
-    copy_rows(x + std::size_t{begin} * matrix.in, count, matrix, a);
-    for_each_run(matrix, 0, matrix.panels(), [&](const panel_run& run) {
+    copy_rows(x + std::size_t{begin} * matrix.in, count, matrix, stride * element, a);
+    for_each_run(matrix, 0, matrix.panels(), matrix.panels(), [&](const panel_run& run) {
       std::size_t column = std::size_t{run.begin} * panel_width;
       state_->kernel->multiply({.a = a,
                                 .rows = count,
@@ -99,11 +99,11 @@ void dense_product::run(const float* x, std::uint32_t rows, float* y) const {
                                 .panel_count = run.count,
                                 .width = run.width,
                                 .c = c});
-      std::size_t stride = std::size_t{run.count} * run.width;
-      std::size_t used = std::min(stride, matrix.out - column);
+      std::size_t outputs = std::size_t{run.count} * run.width;
+      std::size_t used = std::min(outputs, matrix.out - column);
       for (std::uint32_t r = 0; r < count; ++r) {
         float* target = y + (std::size_t{begin} + r) * matrix.out + column;
-        std::memcpy(target, c + r * stride, used * sizeof(float));
+        std::memcpy(target, c + r * outputs, used * sizeof(float));
         if (state_->bias.empty()) continue;
         for (std::size_t o = 0; o < used; ++o) target[o] += state_->bias[column + o];
       }

@@ -20,7 +20,9 @@ constexpr std::size_t alone_below_work = 512 * limits::kib;
 // Rows at which the arithmetic of an expert takes as long as reading its weights, roughly, on processors of today.
 constexpr std::size_t balance_rows = 32;
 constexpr std::uint32_t tasks_per_thread = 8;
-constexpr std::uint32_t first_panels_max = 4;  // of the width in one task: 1 MB of bf16 weights at hidden 2048
+// Panels of the width in one product: their sums stay in the second cache until the activation takes them.
+constexpr std::uint32_t panels_per_product = 4;
+// Panels of output columns in one task of the second phase, which holds sums of all rows for them.
 constexpr std::uint32_t second_panels_max = 4;
 
 std::uint32_t ceil_div(std::uint32_t a, std::uint32_t b) { return (a + b - 1) / b; }
@@ -121,7 +123,7 @@ result<void> expert_engine::run(const engine_batch& batch, std::span<double> wei
 // Half of the scratch is for what each thread holds while it computes one product ...
 std::uint32_t expert_engine::rows_per_product(const packed_expert& expert) const {
   std::size_t per_row =
-      expert.first.inputs() * bytes_per_element(kernel_->type()) + 2 * first_panels_max * panel_width * sizeof(float);
+      expert.first.inputs() * bytes_per_element(kernel_->type()) + 2 * panels_per_product * panel_width * sizeof(float);
   std::size_t rows = scratch_limit_ / 2 / team_.threads() / per_row;
   return static_cast<std::uint32_t>(std::clamp<std::size_t>(rows / 16 * 16, 16, limits::rows_per_product_max));
 }
@@ -164,7 +166,7 @@ void expert_engine::plan_pass(const engine_batch& batch, std::uint32_t row_begin
   plan_first(expert);
   plan_second(expert);
   std::size_t assignments = current.rows.size();
-  current.h_stride = expert.second.inputs();         // at least first.outputs(), which are rounded up to less
+  current.h_stride = kernel_->row_stride(expert.second.inputs());
   std::size_t slack = limits::rows_per_product_max;  // a padded product may read behind the last row
   current.h.take((assignments + slack) * current.h_stride * bytes_per_element(kernel_->type()));
   current.squares.take(current.second.size() * assignments * sizeof(float));
@@ -176,7 +178,7 @@ void expert_engine::plan_first(const packed_expert& expert) {
   std::uint32_t panels = expert.first.panels();
   auto groups = std::max<std::uint32_t>(1, static_cast<std::uint32_t>(current.groups.size()));
   std::uint32_t pieces = ceil_div(tasks_per_thread * team_.threads(), groups);
-  std::uint32_t step = std::clamp(panels / std::max(1U, pieces), 1U, first_panels_max);
+  std::uint32_t step = std::max(1U, panels / std::max(1U, pieces));
   for (std::uint32_t g = 0; g < current.groups.size(); ++g) {
     for (std::uint32_t row = 0; row < current.groups[g].count; row += current.product_rows) {
       std::uint32_t rows = std::min(current.product_rows, current.groups[g].count - row);
@@ -205,7 +207,7 @@ void expert_engine::plan_second(const packed_expert& expert) {
 const std::byte* expert_engine::gather(const first_task& task, worker_state& worker) {
   const auto& expert = *pass_->batch->expert;
   std::size_t element = bytes_per_element(kernel_->type());
-  std::size_t stride = expert.first.inputs() * element;
+  std::size_t stride = kernel_->row_stride(expert.first.inputs()) * element;
   std::size_t used = expert.shape.hidden * element;
   std::byte* target = worker.gathered.take(padded_rows(task.rows) * stride);
   const auto* last = worker.gathered_for;
@@ -245,7 +247,8 @@ void expert_engine::run_first(const first_task& task, worker_state& worker) {
   std::uint32_t parts = expert.parts();
   std::size_t element = bytes_per_element(kernel_->type());
   std::byte* h = pass_->h.take(0) + (group.begin + task.row_begin) * pass_->h_stride * element;
-  for_each_run(expert.first, task.panel_begin, task.panel_end, [&](const panel_run& run) {
+  for_each_run(expert.first, task.panel_begin, task.panel_end, panels_per_product, [&](const panel_run& run) {
+    std::uint32_t end = run.begin + run.count;
     std::size_t stride = std::size_t{run.count} * parts * run.width;
     auto* c = reinterpret_cast<float*>(worker.products.take(padded_rows(task.rows) * stride * sizeof(float)));
     kernel_->multiply({.a = rows,
@@ -254,7 +257,9 @@ void expert_engine::run_first(const first_task& task, worker_state& worker) {
                        .panels = slot + expert.first_offset(run.begin),
                        .panel_count = run.count * parts,
                        .width = run.width,
-                       .c = c});
+                       .c = c,
+                       .next = end < task.panel_end ? slot + expert.first_offset(end) : nullptr,
+                       .asked = run.begin != task.panel_begin});
     for (std::uint32_t r = 0; r < task.rows; ++r) {
       for (std::uint32_t p = 0; p < run.count; ++p) {
         std::size_t column = std::size_t{run.begin + p} * panel_width;
@@ -281,29 +286,44 @@ void expert_engine::run_second(const second_task& task, std::uint32_t number, wo
   std::memset(sums, 0, rows * stride * sizeof(float));
   auto* squares = reinterpret_cast<float*>(pass_->squares.take(0)) + number * pass_->rows.size();
   std::fill_n(squares, pass_->rows.size(), 0.0F);
-  for (const auto& group : pass_->groups) add_group(task, group, squares, worker);
+  for (std::size_t g = 0; g < pass_->groups.size(); ++g) add_group(task, g, squares, worker);
   write_rows(task, sums, stride);
 }
 
-void expert_engine::add_group(const second_task& task, const group_rows& group, float* squares, worker_state& worker) {
+void expert_engine::add_group(const second_task& task, std::size_t number, float* squares, worker_state& worker) {
   const auto& expert = *pass_->batch->expert;
-  const std::byte* slot = pass_->batch->groups[group.group].slot;
+  const auto& group = pass_->groups[number];
+  const auto& slots = pass_->batch->groups;
+  const std::byte* slot = slots[group.group].slot;
+  const std::byte* next_slot =
+      number + 1 < pass_->groups.size() ? slots[pass_->groups[number + 1].group].slot : nullptr;
+  bool asked = number != 0;
   std::size_t element = bytes_per_element(kernel_->type());
   std::size_t sums_stride = std::size_t{task.panel_end - task.panel_begin} * panel_width;
   auto* sums = reinterpret_cast<float*>(worker.sums.take(0));
   for (std::uint32_t begin = 0; begin < group.count; begin += pass_->product_rows) {
     std::uint32_t rows = std::min(pass_->product_rows, group.count - begin);
     std::uint32_t first = group.begin + begin;
-    for_each_run(expert.second, task.panel_begin, task.panel_end, [&](const panel_run& run) {
+    for_each_run(expert.second, task.panel_begin, task.panel_end, panels_per_product, [&](const panel_run& run) {
       std::size_t stride = std::size_t{run.count} * run.width;
       auto* c = reinterpret_cast<float*>(worker.products.take(padded_rows(rows) * stride * sizeof(float)));
+      std::uint32_t end = run.begin + run.count;
+      const std::byte* next = nullptr;
+      if (end < task.panel_end) {
+        next = slot + expert.second_offset(end);
+      } else if (begin + rows == group.count && next_slot != nullptr) {
+        next = next_slot + expert.second_offset(task.panel_begin);
+      }
       kernel_->multiply({.a = pass_->h.take(0) + first * pass_->h_stride * element,
                          .rows = rows,
                          .inputs = expert.second.inputs(),
                          .panels = slot + expert.second_offset(run.begin),
                          .panel_count = run.count,
                          .width = run.width,
-                         .c = c});
+                         .c = c,
+                         .next = next,
+                         .asked = asked});
+      asked = true;
       std::size_t column = std::size_t{run.begin} * panel_width;
       std::size_t used = std::min<std::size_t>(stride, expert.shape.hidden - column);
       const float* bias = bias_at(expert, slot, expert.down_bias_offset(), column);

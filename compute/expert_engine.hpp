@@ -69,7 +69,7 @@ class expert_engine {
   void plan_second(const packed_expert& expert);
   void run_first(const first_task& task, worker_state& worker);
   void run_second(const second_task& task, std::uint32_t number, worker_state& worker);
-  void add_group(const second_task& task, const group_rows& group, float* norms, worker_state& worker);
+  void add_group(const second_task& task, std::size_t number, float* squares, worker_state& worker);
   void write_rows(const second_task& task, const float* sums, std::size_t stride);
   void add_norms(std::span<double> weighted_norms) const;
   [[nodiscard]] const std::byte* gather(const first_task& task, worker_state& worker);

@@ -9,6 +9,7 @@
 // The last panel is as narrow as a multiple of 16 allows; inputs are padded to `input_unit`. Padding is zero.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -44,7 +45,8 @@ struct packed_matrix {
   [[nodiscard]] std::size_t bytes() const;
 };
 
-// The panels [begin, end) of a matrix come as a run of full ones and, at its end, one that may be narrower.
+// The panels [begin, end) of a matrix come as runs of up to `longest` full ones and, at its end, one that may be
+// narrower.
 struct panel_run {
   std::uint32_t begin;
   std::uint32_t count;
@@ -52,10 +54,13 @@ struct panel_run {
 };
 
 template <class Visit>
-void for_each_run(const packed_matrix& matrix, std::uint32_t begin, std::uint32_t end, Visit visit) {
+void for_each_run(const packed_matrix& matrix, std::uint32_t begin, std::uint32_t end, std::uint32_t longest,
+                  Visit visit) {
   bool narrow = matrix.width(end - 1) != panel_width;
-  std::uint32_t full = end - begin - (narrow ? 1 : 0);
-  if (full != 0) visit(panel_run{.begin = begin, .count = full, .width = panel_width});
+  std::uint32_t full_end = narrow ? end - 1 : end;
+  for (std::uint32_t panel = begin; panel < full_end; panel += longest) {
+    visit(panel_run{.begin = panel, .count = std::min(longest, full_end - panel), .width = panel_width});
+  }
   if (narrow) visit(panel_run{.begin = end - 1, .count = 1, .width = matrix.width(end - 1)});
 }
 

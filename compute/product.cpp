@@ -11,6 +11,7 @@
 #include "compute/amx_product.hpp"
 #include "compute/dnnl_product.hpp"
 #include "compute/elementwise.hpp"
+#include "compute/few_rows_product.hpp"
 
 namespace troupe::compute {
 namespace {
@@ -24,7 +25,12 @@ class dnnl_kernel final : public product_kernel {
   dtype type() const override { return type_; }
   panel_form form() const override { return form_; }
   std::string name() const override { return fmt::format("oneDNN {}", type_ == dtype::bf16 ? "bf16" : "f32"); }
-  void multiply(const product& p) const override { dnnl_multiply(p, type_, form_); }
+  // Without gaps: with them oneDNN falls back to code that is a hundred times slower.
+  std::uint32_t row_stride(std::uint32_t inputs) const override { return inputs; }
+  void multiply(const product& p) const override {
+    if (type_ == dtype::bf16 && p.rows <= few_rows_max) return few_rows_multiply(p, p.inputs);
+    dnnl_multiply(p, type_, form_);
+  }
 
  private:
   dtype type_;
@@ -36,7 +42,12 @@ class amx_kernel final : public product_kernel {
   dtype type() const override { return dtype::bf16; }
   panel_form form() const override { return panel_form::k_pairs; }
   std::string name() const override { return "AMX bf16 tiles"; }
-  void multiply(const product& p) const override { amx_multiply(p); }
+  // 16 rows of a are read side by side: a gap of one cache line keeps them from falling on the same few cache places.
+  std::uint32_t row_stride(std::uint32_t inputs) const override { return inputs + 32; }
+  void multiply(const product& p) const override {
+    if (p.rows <= few_rows_max) return few_rows_multiply(p, row_stride(p.inputs));
+    amx_multiply(p, row_stride(p.inputs));
+  }
 };
 
 // bf16 rows and panels on a processor without bf16 instructions: one panel at a time is widened to f32 (exact) and
@@ -47,6 +58,7 @@ class widening_kernel final : public product_kernel {
   dtype type() const override { return dtype::bf16; }
   panel_form form() const override { return form_; }
   std::string name() const override { return "bf16 widened to f32 (this processor has no bf16 instructions)"; }
+  std::uint32_t row_stride(std::uint32_t inputs) const override { return inputs; }
 
   void multiply(const product& p) const override {
     thread_local std::vector<float> a;

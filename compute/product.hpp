@@ -13,7 +13,7 @@
 
 namespace troupe::compute {
 
-// Everything is dense: rows of a and c follow each other without a gap (oneDNN is a hundred times slower otherwise).
+// Rows of a lie row_stride(inputs) of the kernel apart, rows of c follow each other without a gap.
 // Buffers have room for padded_rows(rows) rows: an implementation may read and write the rows behind the last one,
 // whose values mean nothing. Columns of c stand in the panels' order, padding included.
 struct product {
@@ -24,6 +24,9 @@ struct product {
   std::uint32_t panel_count{};
   std::uint32_t width{};  // of each of these panels
   float* c{};             // [rows, panel_count * width]
+  // Hints. What this thread multiplies after these panels, if it is known: a kernel may ask memory for it in time.
+  const std::byte* next{};
+  bool asked{};  // these panels were `next` of the product before
 };
 
 // Rows that buffers of a product with that many rows have. Few different numbers, because oneDNN generates code for
@@ -40,6 +43,8 @@ class product_kernel {
   [[nodiscard]] virtual dtype type() const = 0;       // of a and of the panels
   [[nodiscard]] virtual panel_form form() const = 0;  // of the panels
   [[nodiscard]] virtual std::string name() const = 0;
+  // Elements from one row of a to the next; at least `inputs`.
+  [[nodiscard]] virtual std::uint32_t row_stride(std::uint32_t inputs) const = 0;
   // Throws what oneDNN throws.
   virtual void multiply(const product& p) const = 0;
 
