@@ -89,7 +89,7 @@ class session {
   std::unique_ptr<router_link> link_;
   bool ready_{};  // welcomed on link_
   std::size_t current_{};
-  std::size_t failures_{};                 // attempts in a row that did not become ready
+  std::size_t failures_{};                         // attempts in a row that did not become ready
   std::map<std::size_t, troupe::error> refusals_;  // routers that will not take us, whatever we repeat
   std::string last_failure_{"no attempt was made"};
   std::uint32_t rows_max_{};          // of the router; 0: not said
