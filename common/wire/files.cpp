@@ -8,6 +8,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "common/wire/descriptor.hpp"
+
 namespace troupe::wire {
 namespace {
 
@@ -20,20 +22,6 @@ tl::unexpected<error> system_failure(std::string_view what, const std::filesyste
                                      : errc::internal;
   return fail(kind, fmt::format("cannot {} {}: {}", what, file.string(), std::strerror(code)));
 }
-
-class descriptor {
- public:
-  explicit descriptor(int number) : number_(number) {}
-  ~descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  descriptor(const descriptor&) = delete;
-  descriptor& operator=(const descriptor&) = delete;
-  [[nodiscard]] int number() const { return number_; }
-
- private:
-  int number_;
-};
 
 bool write_all(int number, std::string_view text) {
   while (!text.empty()) {

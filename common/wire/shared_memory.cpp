@@ -20,6 +20,7 @@
 #include <utility>
 
 #include "common/limits.hpp"
+#include "common/wire/descriptor.hpp"
 
 namespace troupe::wire {
 namespace {
@@ -53,21 +54,6 @@ std::optional<pid_t> pid_of(std::string_view file) {
 bool is_our_name(std::string_view name) {
   return name.starts_with('/') && name.find('/', 1) == std::string_view::npos && pid_of(name.substr(1)).has_value();
 }
-
-// Closes a descriptor when it goes out of scope; mappings outlive it.
-class descriptor {
- public:
-  explicit descriptor(int number) : number_(number) {}
-  ~descriptor() {
-    if (number_ >= 0) ::close(number_);
-  }
-  descriptor(const descriptor&) = delete;
-  descriptor& operator=(const descriptor&) = delete;
-  [[nodiscard]] int number() const { return number_; }
-
- private:
-  int number_;
-};
 
 result<std::byte*> map(int descriptor_number, std::uint64_t bytes, const std::string& name) {
   void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_number, 0);
