@@ -23,6 +23,7 @@ using term_number = strong_number<struct term_tag>;    // numbers coordinators; 
 using incarnation_number = strong_number<struct incarnation_tag>;          // one run of one node's process
 using request_id = strong_number<struct request_tag>;                      // unique per router process
 using slot_index = strong_number<struct slot_tag, std::uint32_t>;          // a slot of one expert node's arena
+using token_number = std::uint32_t;                                        // a row of the embedding table
 using weights_version = strong_number<struct version_tag, std::uint32_t>;  // starts at 1; 0 means "none"
 
 // Which stack of blocks a layer belongs to: decoder-only models have one, encoder-decoder models two.

@@ -244,4 +244,14 @@ inline constexpr std::chrono::seconds http_linger_timeout = 2s;
 inline constexpr std::size_t http_body_bytes_total_max = gib;
 static_assert(http_layer_body_bytes_max <= http_body_bytes_total_max);
 
+// -- generation ---------------------------------------------------------------------------------------------------
+
+// Tokens per block of the key-value cache: small enough to waste little, large enough for long runs of memory.
+inline constexpr std::uint32_t kv_block_tokens = 16;
+// Alternatives per token that an answer may list; OpenAI allows 20.
+inline constexpr std::uint32_t top_logprobs_max = 20;
+// A generation may last this long when the client names no other time; the second is the longest it may ask for.
+inline constexpr std::chrono::seconds generation_timeout_default = 600s;
+inline constexpr std::chrono::seconds generation_timeout_max = 3600s;
+
 }  // namespace troupe::limits
