@@ -253,5 +253,26 @@ inline constexpr std::uint32_t top_logprobs_max = 20;
 // A generation may last this long when the client names no other time; the second is the longest it may ask for.
 inline constexpr std::chrono::seconds generation_timeout_default = 600s;
 inline constexpr std::chrono::seconds generation_timeout_max = 3600s;
+// One step computes at most this many tokens of prompts: enough that products run at full speed, few enough that
+// decoding, which takes turns with it, goes on smoothly.
+inline constexpr std::uint32_t prefill_step_tokens = 512;
+// Half of such a step is dealt out in pieces of this size, so that a short prompt moves on beside a long one.
+inline constexpr std::uint32_t prefill_turn_tokens = 64;
+static_assert(prefill_turn_tokens * 2 <= prefill_step_tokens);
+// Sequences that hold KV memory or are about to: the rows of the largest decode step. One client may have half of them.
+inline constexpr std::uint32_t sequences_running_max = 256;
+inline constexpr std::uint32_t sequences_running_per_client_max = sequences_running_max / 2;
+// Sequences and prompt tokens (4 bytes each) that wait for a place; past it: overloaded. One client may have half.
+inline constexpr std::uint32_t sequences_waiting_max = 1024;
+inline constexpr std::uint32_t sequences_waiting_per_client_max = sequences_waiting_max / 2;
+inline constexpr std::uint64_t prompt_tokens_waiting_max = 4'194'304;
+inline constexpr std::uint64_t prompt_tokens_waiting_per_client_max = prompt_tokens_waiting_max / 2;
+// A sequence that waited in vain for an expert this long gives up its place and its blocks when others wait for them.
+// Longer than it takes to know that a host is lost, so that a short outage costs no recomputing.
+inline constexpr std::chrono::milliseconds stall_patience = 5s;
+static_assert(heartbeat_lost_after < stall_patience);
+// What a refused client is told to wait: an estimate within these bounds.
+inline constexpr std::chrono::seconds generation_retry_min = 1s;
+inline constexpr std::chrono::seconds generation_retry_max = 60s;
 
 }  // namespace troupe::limits
