@@ -10,14 +10,17 @@
 namespace troupe::router {
 namespace {
 
-constexpr std::size_t lanes = 16;
+// Enough that the compiler keeps the inner loops as loops, which it vectorises, instead of unrolling them.
+constexpr std::size_t lanes = 256;
 
 bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7f800000U) != 0x7f800000U; }
 
 // e^x for x <= 0, without branches: 2^n * e^r with |r| <= ln(2) / 2, e^r by its Taylor polynomial of degree 7, whose
 // remainder is below 6e-9. Below -87 it gives e^-87: nothing, next to the largest term, which is 1.
 float exponential(float x) {
-  x = x < -87.0F ? -87.0F : x;
+  // As whole numbers, since GCC makes branches of comparisons of floats here and does not vectorise them.
+  const auto magnitude = std::bit_cast<std::int32_t>(x) & 0x7fffffff;
+  x = -std::bit_cast<float>(std::min(magnitude, std::bit_cast<std::int32_t>(87.0F)));
   // Adding 1.5 * 2^23 rounds to a whole number, which then stands in the low bits.
   constexpr float rounder = 12582912.0F;
   const float shifted = x * 1.44269504F + rounder;
@@ -72,8 +75,8 @@ double sum_of_exponentials(std::span<const float> logits, float offset, float sc
     for (; i + lanes <= part.size(); i += lanes) {
       for (std::size_t lane = 0; lane < lanes; ++lane) sums[lane] += exponential((part[i + lane] - offset) * scale);
     }
-    for (; i < part.size(); ++i) sums[0] += exponential((part[i] - offset) * scale);
-    for (const float s : sums) sum += s;
+    for (; i < part.size(); ++i) sum += static_cast<double>(exponential((part[i] - offset) * scale));
+    for (const float s : sums) sum += static_cast<double>(s);
   }
   return sum;
 }

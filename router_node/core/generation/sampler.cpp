@@ -177,44 +177,64 @@ token_number sampler::choose(std::span<const float> logits, const sampling_setti
 void sampler::keep_top_k(std::span<const float> logits, std::uint32_t k) {
   const float least = logits[largest_logits(logits, k).back()];
   for (token_number id = 0; id < logits.size(); ++id) {
-    if (logits[id] >= least) kept_.push_back({logits[id], id});
+    if (logits[id] >= least) kept_.push_back({logits[id], id, 0});
   }
 }
 
-// Of what top_k has kept, or of everything when that is empty. Looks at the largest first and takes in more only until
-// they reach p, so that a peaked distribution over a large vocabulary sorts a few tokens.
+// Of what top_k has kept, or of everything when that is empty.
 void sampler::keep_top_p(std::span<const float> logits, const sampling_settings& settings, float largest) {
   const double scale = 1.0 / static_cast<double>(settings.temperature);
-  const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - largest) * scale); };
+  if (kept_.empty()) {
+    const auto total = sum_of_exponentials(logits, largest, static_cast<float>(scale));
+    collect_mass(logits, scale, largest, settings.top_p * total);
+    cut_behind_mass(settings.top_p * total);
+    return;
+  }
+  double total = 0;
+  for (auto& c : kept_) {
+    c.weight = std::exp((static_cast<double>(c.logit) - largest) * scale);
+    total += c.weight;
+  }
+  cut_behind_mass(settings.top_p * total);
+}
+
+// Keeps the largest tokens until they weigh `wanted` or nothing is left. A peaked distribution over a large vocabulary
+// gives a few, since first only tokens with at least e^-8 of the largest probability are looked at.
+void sampler::collect_mass(std::span<const float> logits, double scale, float largest, double wanted) {
+  for (double reach = 8;; reach *= 4) {
+    kept_.clear();
+    double mass = 0;
+    for (token_number id = 0; id < logits.size(); ++id) {
+      const double exponent = (static_cast<double>(logits[id]) - largest) * scale;
+      if (exponent < -reach) continue;
+      kept_.push_back({logits[id], id, std::exp(exponent)});
+      mass += kept_.back().weight;
+    }
+    if (mass >= wanted || reach > 1000) return;
+  }
+}
+
+// Of the kept ones, best first, leaves those that are needed to weigh `wanted`; at least one. Halves what is undecided
+// instead of sorting.
+void sampler::cut_behind_mass(double wanted) {
   const auto is_before = [](const candidate& a, const candidate& b) {
     return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
   };
-  double total = 0;
-  const bool is_whole = kept_.empty();
-  if (is_whole) {
-    total = sum_of_exponentials(logits, largest, static_cast<float>(scale));
-  } else {
-    for (const auto& c : kept_) total += weight(c.logit);
-  }
-  const double wanted = settings.top_p * total;
-  for (double reach = 8;; reach *= 2) {
-    // In units of the exponent: tokens with at least e^-reach of the largest probability.
-    const bool is_all = reach >= 1024 || !is_whole;
-    if (is_whole) {
-      kept_.clear();
-      for (token_number id = 0; id < logits.size(); ++id) {
-        if (is_all || (static_cast<double>(largest) - logits[id]) * scale <= reach) kept_.push_back({logits[id], id});
-      }
-    }
-    std::ranges::sort(kept_, is_before);
-    double sum = 0;
-    for (std::size_t i = 0; i < kept_.size(); ++i) {
-      sum += weight(kept_[i].logit);
-      if (sum < wanted && !(is_all && i + 1 == kept_.size())) continue;
-      kept_.resize(i + 1);
-      return;
+  double before = 0;
+  auto begin = kept_.begin(), end = kept_.end();
+  while (end - begin > 1) {
+    const auto middle = begin + (end - begin) / 2;
+    std::nth_element(begin, middle, end, is_before);
+    double half = 0;
+    for (auto c = begin; c != middle; ++c) half += c->weight;
+    if (before + half >= wanted) {
+      end = middle;
+    } else {
+      before += half;
+      begin = middle;
     }
   }
+  kept_.erase(begin + 1, kept_.end());
 }
 
 }  // namespace troupe::router

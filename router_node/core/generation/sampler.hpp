@@ -49,6 +49,7 @@ class sampler {
   struct candidate {
     float logit{};
     token_number id{};
+    double weight{};  // e^(logit / temperature), relative to the largest
   };
 
   void adjust(std::span<float> logits, const sampling_settings& settings, std::span<const token_number> prompt,
@@ -63,6 +64,8 @@ class sampler {
                                     std::uint64_t position);
   void keep_top_k(std::span<const float> logits, std::uint32_t k);
   void keep_top_p(std::span<const float> logits, const sampling_settings& settings, float largest);
+  void collect_mass(std::span<const float> logits, double scale, float largest, double wanted);
+  void cut_behind_mass(double wanted);
 
   std::vector<std::pair<token_number, float>> touched_;  // changed tokens with the model's logit
   std::vector<std::uint8_t> is_touched_;                 // [V], all 0 between calls
