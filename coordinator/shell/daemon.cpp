@@ -14,6 +14,7 @@
 #include <caf/send.hpp>
 #include <nlohmann/json.hpp>
 
+#include "common/daemon/actors.hpp"
 #include "common/daemon/data_folder.hpp"
 #include "common/http/server.hpp"
 #include "common/limits.hpp"
@@ -218,7 +219,7 @@ result<void> daemon_process::state::open_sockets(const daemon_settings& settings
 
 void daemon_process::state::start_actors() {
   config = std::make_unique<caf::actor_system_config>();
-  config->set("scheduler.max-threads", std::size_t{1});
+  daemon::use_one_sleeping_worker(*config);
   system = std::make_unique<caf::actor_system>(*config);
 }
 

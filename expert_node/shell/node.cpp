@@ -13,6 +13,7 @@
 #include <caf/scoped_actor.hpp>
 #include <caf/send.hpp>
 
+#include "common/daemon/actors.hpp"
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/node/coordinator_link.hpp"
@@ -65,7 +66,7 @@ dtype choose_type(const node_options& options, const model::checkpoint* checkpoi
 
 caf::actor_system_config& quiet(caf::actor_system_config& config) {
   // The only actor has a thread of its own; the scheduler needs one for CAF's own helpers.
-  config.set("scheduler.max-threads", 1);
+  daemon::use_one_sleeping_worker(config);
   return config;
 }
 
@@ -283,8 +284,12 @@ result<void> expert_node::impl::start_http() {
 std::vector<http::check> expert_node::impl::readiness() const {
   auto* link = usable_link_.load();
   const bool joined = link != nullptr && link->state().connected;
+  const auto epoch = identity_->epoch();
+  // The data plane outlives the coordinator: once there is a map the node serves without it, so that check informs and
+  // does not fail.
   return {{"device", true},
-          {"coordinator", joined, joined ? "" : "not connected to " + options_.coordinator},
+          {"map", epoch.value > 0, epoch.value > 0 ? fmt::format("epoch {}", epoch.value) : "no cluster map yet"},
+          {"coordinator", true, joined ? "connected" : "lost, serving on the last map"},
           {"running", !stopping_.load(), stopping_ ? "stopping" : ""}};
 }
 

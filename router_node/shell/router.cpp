@@ -12,6 +12,7 @@
 #include <caf/actor_system_config.hpp>
 #include <caf/scoped_actor.hpp>
 
+#include "common/daemon/actors.hpp"
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/limits.hpp"
@@ -39,7 +40,7 @@ incarnation_number incarnation_from_clock() {
 
 caf::actor_system_config& quiet(caf::actor_system_config& config) {
   // The only actor has a thread of its own; the scheduler needs one for CAF's own helpers.
-  config.set("scheduler.max-threads", 1);
+  daemon::use_one_sleeping_worker(config);
   return config;
 }
 

@@ -262,6 +262,21 @@ TEST_F(node_test, says_goodbye_and_answers_probes) {
   EXPECT_TRUE(failure.empty()) << failure;
 }
 
+TEST_F(node_test, is_ready_without_a_coordinator_and_says_that_it_is_lost) {
+  auto node = start(options("expert-0"));
+  const auto colon = node->http_address().rfind(':');
+  const auto port = static_cast<std::uint16_t>(std::stoi(node->http_address().substr(colon + 1)));
+  EXPECT_EQ(get(port, "/readyz").status, 503) << "there is no map yet";
+  publish_map();
+  ASSERT_TRUE(eventually([&] { return get(port, "/readyz").status == 200; }));
+  coordinator.change([](auto& script) { script.answer_heartbeats = false; });
+  ASSERT_TRUE(eventually([&] {
+    return get(port, "/readyz?verbose").body.find("[+]coordinator ok: lost, serving on the last map") !=
+           std::string::npos;
+  }));
+  EXPECT_EQ(get(port, "/readyz").status, 200);
+}
+
 TEST_F(node_test, n12_an_address_in_use_is_named) {
   auto node = start(options("expert-0"));
   auto again = options("expert-0");
