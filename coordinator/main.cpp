@@ -1,30 +1,17 @@
 // troupe-coordinator: reads flags, starts the process, waits for a signal.
-#include <cstdio>
-
 #include <spdlog/spdlog.h>
 
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
 #include "common/daemon/process.hpp"
+#include "common/daemon/serve.hpp"
 #include "common/daemon/signals.hpp"
 #include "common/limits.hpp"
 #include "coordinator/shell/daemon.hpp"
 
-namespace {
-
-// sysexits.h: EX_CONFIG. The operator must change something before another start can succeed.
-constexpr int config_exit_code = 78;
-
-int complain(const troupe::error& failure) {
-  std::fprintf(stderr, "error: %s\n", failure.message.c_str());
-  return failure.code == troupe::errc::conflict ? config_exit_code : 1;
-}
-
-}  // namespace
-
 int main(int argc, char** argv) {
   auto signals = troupe::daemon::stop_signals::install();
-  if (!signals) return complain(signals.error());
+  if (!signals) return troupe::daemon::complain(signals.error());
   troupe::coordinator::daemon_settings settings;
   troupe::daemon::daemon_flags common;
   troupe::daemon::flag_parser flags("troupe-coordinator", "Decides which expert lives where, and tells everybody.");
@@ -42,12 +29,12 @@ int main(int argc, char** argv) {
   settings.http = common.http;
 
   auto log = troupe::daemon::start_log({common.name, common.log_level, common.log_format, common.log_file});
-  if (!log) return complain(log.error());
+  if (!log) return troupe::daemon::complain(log.error());
   troupe::daemon::set_process_name("troupe-coord");
   auto process = troupe::coordinator::daemon_process::start(settings);
   if (!process) {
     troupe::daemon::stop_log();
-    return complain(process.error());
+    return troupe::daemon::complain(process.error());
   }
   spdlog::info("cluster {} is coordinated at {}", (*process)->cluster_id(), (*process)->control_address());
   troupe::daemon::notify_service("READY=1");

@@ -3,7 +3,6 @@
 
 #include <cstdio>
 #include <exception>
-#include <mutex>
 #include <string>
 #include <thread>
 
@@ -14,6 +13,7 @@
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
 #include "common/daemon/process.hpp"
+#include "common/daemon/serve.hpp"
 #include "common/daemon/signals.hpp"
 #include "common/limits.hpp"
 #include "expert_node/shell/arena_plan.hpp"
@@ -22,10 +22,6 @@
 namespace {
 
 using namespace troupe;
-
-// Exit codes beside 0 and those of the flag parser.
-constexpr int exit_failed = 1;
-constexpr int exit_usage = 2;
 
 struct expert_flags {
   daemon::daemon_flags common;
@@ -94,57 +90,26 @@ void bound_allocator() {
   mallopt(M_TRIM_THRESHOLD, static_cast<int>(4 * limits::mib));
 }
 
-int complain(const error& reason, int code) {
-  fmt::print(stderr, "error: {}\n", reason.message);
-  return code;
-}
-
-int serve(const expert::node_options& options, daemon::stop_signals& signals) {
-  std::mutex mutex;
-  std::string failure;
-  auto node = expert::expert_node::start(options, [&](std::string reason) {
-    {
-      std::lock_guard lock{mutex};
-      failure = std::move(reason);
-    }
-    signals.request();
-  });
-  if (!node) {
-    spdlog::critical("{}", node.error().message);
-    return complain(node.error(), exit_failed);
-  }
-  spdlog::info("{}", (*node)->describe());
-  daemon::notify_service("READY=1");
-  static_cast<void>(signals.wait());
-  daemon::notify_service("STOPPING=1");
-  daemon::shutdown_watchdog watchdog{signals, limits::shutdown_grace * 2};
-  (*node)->stop(limits::shutdown_grace);
-  node->reset();
-  std::lock_guard lock{mutex};
-  if (failure.empty()) return 0;
-  spdlog::critical("{}", failure);
-  return complain({errc::internal, failure}, exit_failed);
-}
-
 int run(int argc, const char* const* argv) {
   bound_allocator();
   auto signals = daemon::stop_signals::install();
-  if (!signals) return complain(signals.error(), exit_failed);
+  if (!signals) return daemon::complain(signals.error());
   expert_flags flags;
   if (auto code = parse(argc, argv, flags)) return *code;
   auto options = to_options(flags);
-  if (!options) return complain(options.error(), exit_usage);
+  if (!options) return daemon::complain(options.error(), daemon::exit_usage);
   const auto& common = flags.common;
   if (auto log = daemon::start_log({common.name, common.log_level, common.log_format, common.log_file}); !log) {
-    return complain(log.error(), exit_usage);
+    return daemon::complain(log.error(), daemon::exit_usage);
   }
   daemon::set_process_name(common.name);
   for (const auto& folder : {options->data_dir, options->run_dir}) {
-    if (auto ready = daemon::prepare_private_folder(folder); !ready) return complain(ready.error(), exit_failed);
+    if (auto ready = daemon::prepare_private_folder(folder); !ready) return daemon::complain(ready.error());
   }
   auto lock = daemon::instance_lock::take(options->run_dir / (common.name + ".lock"));
-  if (!lock) return complain(lock.error(), exit_failed);
-  const int code = serve(*options, *signals);
+  if (!lock) return daemon::complain(lock.error());
+  const int code = daemon::serve(
+      *signals, [&](auto on_failure) { return expert::expert_node::start(*options, std::move(on_failure)); });
   daemon::stop_log();
   return code;
 }
@@ -156,6 +121,6 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: troupe-expert ended: %s\n", e.what());
-    return exit_failed;
+    return troupe::daemon::exit_failed;
   }
 }

@@ -1,7 +1,6 @@
 // troupe-router: one router. Reads flags, starts the router, waits for a signal, stops it.
 #include <cstdio>
 #include <exception>
-#include <mutex>
 #include <string>
 
 #include <fmt/format.h>
@@ -11,6 +10,7 @@
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
 #include "common/daemon/process.hpp"
+#include "common/daemon/serve.hpp"
 #include "common/daemon/signals.hpp"
 #include "common/limits.hpp"
 #include "router_node/shell/router.hpp"
@@ -18,10 +18,6 @@
 namespace {
 
 using namespace troupe;
-
-// Exit codes beside 0 and those of the flag parser.
-constexpr int exit_failed = 1;
-constexpr int exit_usage = 2;
 
 struct router_flags {
   daemon::daemon_flags common;
@@ -56,56 +52,25 @@ void complete(router_flags& flags) {
   }
 }
 
-int complain(const error& reason, int code) {
-  fmt::print(stderr, "error: {}\n", reason.message);
-  return code;
-}
-
-int serve(const router::router_options& options, daemon::stop_signals& signals) {
-  std::mutex mutex;
-  std::string failure;
-  auto started = router::router::start(options, [&](std::string reason) {
-    {
-      std::lock_guard lock{mutex};
-      failure = std::move(reason);
-    }
-    signals.request();
-  });
-  if (!started) {
-    spdlog::critical("{}", started.error().message);
-    return complain(started.error(), exit_failed);
-  }
-  spdlog::info("{}", (*started)->describe());
-  daemon::notify_service("READY=1");
-  static_cast<void>(signals.wait());
-  daemon::notify_service("STOPPING=1");
-  daemon::shutdown_watchdog watchdog{signals, limits::shutdown_grace * 2};
-  (*started)->stop(limits::shutdown_grace);
-  started->reset();
-  std::lock_guard lock{mutex};
-  if (failure.empty()) return 0;
-  spdlog::critical("{}", failure);
-  return complain({errc::internal, failure}, exit_failed);
-}
-
 int run(int argc, const char* const* argv) {
   auto signals = daemon::stop_signals::install();
-  if (!signals) return complain(signals.error(), exit_failed);
+  if (!signals) return daemon::complain(signals.error());
   router_flags flags;
   if (auto code = parse(argc, argv, flags)) return *code;
   complete(flags);
   const auto& common = flags.common;
-  if (auto fine = router::validate(flags.options); !fine) return complain(fine.error(), exit_usage);
+  if (auto fine = router::validate(flags.options); !fine) return daemon::complain(fine.error(), daemon::exit_usage);
   if (auto log = daemon::start_log({common.name, common.log_level, common.log_format, common.log_file}); !log) {
-    return complain(log.error(), exit_usage);
+    return daemon::complain(log.error(), daemon::exit_usage);
   }
   daemon::set_process_name(common.name);
   for (const auto& folder : {flags.options.data_dir, flags.options.run_dir}) {
-    if (auto ready = daemon::prepare_private_folder(folder); !ready) return complain(ready.error(), exit_failed);
+    if (auto ready = daemon::prepare_private_folder(folder); !ready) return daemon::complain(ready.error());
   }
   auto lock = daemon::instance_lock::take(flags.options.run_dir / (common.name + ".lock"));
-  if (!lock) return complain(lock.error(), exit_failed);
-  const int code = serve(flags.options, *signals);
+  if (!lock) return daemon::complain(lock.error());
+  const int code = daemon::serve(
+      *signals, [&](auto on_failure) { return router::router::start(flags.options, std::move(on_failure)); });
   daemon::stop_log();
   return code;
 }
@@ -117,6 +82,6 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const std::exception& e) {
     std::fprintf(stderr, "error: troupe-router ended: %s\n", e.what());
-    return exit_failed;
+    return troupe::daemon::exit_failed;
   }
 }

@@ -7,6 +7,7 @@
 
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
+#include "common/wire/server_socket.hpp"
 #include "proto/node_coordinator.pb.h"
 
 namespace troupe::coordinator {
@@ -60,12 +61,9 @@ struct heartbeat_server::state {
 
 result<std::unique_ptr<heartbeat_server>> heartbeat_server::bind(std::shared_ptr<wire::context> ctx,
                                                                  heartbeat_server_options options) {
-  auto socket = wire::socket::open(std::move(ctx), wire::socket_kind::router, options.socket);
-  if (!socket) return fail(socket.error());
-  if (auto bound = socket->bind(options.address); !bound) return fail(bound.error());
-  auto wake = wire::wake_signal::make();
-  if (!wake) return fail(wake.error());
-  auto s = std::make_unique<state>(std::move(options), std::move(*socket), std::move(*wake));
+  auto bound = wire::server_socket::bind(std::move(ctx), options.socket, options.address);
+  if (!bound) return fail(std::move(bound.error()));
+  auto s = std::make_unique<state>(std::move(options), std::move(bound->requests), std::move(bound->wake));
   return std::unique_ptr<heartbeat_server>(new heartbeat_server(std::move(s)));
 }
 

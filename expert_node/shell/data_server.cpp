@@ -13,6 +13,7 @@
 #include <spdlog/spdlog.h>
 
 #include "common/wire/framing.hpp"
+#include "common/wire/server_socket.hpp"
 #include "common/wire/shared_memory.hpp"
 #include "expert_node/shell/call_decoder.hpp"
 #include "expert_node/shell/handshake.hpp"
@@ -60,11 +61,11 @@ void set_error(const error& reason, proto::Error& target) {
 
 class data_server::impl {
  public:
-  impl(data_server_settings settings, wire::socket socket, std::string bound_to, wire::wake_signal wake)
-      : address{std::move(bound_to)},
+  impl(data_server_settings settings, wire::server_socket bound)
+      : address{std::move(bound.address)},
         settings_{std::move(settings)},
-        socket_{std::move(socket)},
-        wake_{std::move(wake)},
+        socket_{std::move(bound.requests)},
+        wake_{std::move(bound.wake)},
         ledger_{settings_.bounds},
         thread_{[this] { run(); }} {}
   ~impl() { stop(); }
@@ -423,14 +424,9 @@ void data_server::impl::forget_routers(const cluster_map& map) {
 // -----------------------------------------------------------------------------------------------------------------
 
 result<std::unique_ptr<data_server>> data_server::start(data_server_settings settings) {
-  auto socket = wire::socket::open(settings.context, wire::socket_kind::router, settings.socket);
-  if (!socket) return fail(socket.error());
-  auto address = socket->bind(settings.address);
-  if (!address) return fail(address.error());
-  auto wake = wire::wake_signal::make();
-  if (!wake) return fail(wake.error());
-  return std::unique_ptr<data_server>{new data_server{
-      std::make_unique<impl>(std::move(settings), std::move(*socket), std::move(*address), std::move(*wake))}};
+  auto bound = wire::server_socket::bind(settings.context, settings.socket, settings.address);
+  if (!bound) return fail(std::move(bound.error()));
+  return std::unique_ptr<data_server>{new data_server{std::make_unique<impl>(std::move(settings), std::move(*bound))}};
 }
 
 data_server::data_server(std::unique_ptr<impl> i) : impl_{std::move(i)} {}

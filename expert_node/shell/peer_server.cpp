@@ -14,6 +14,7 @@
 
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
+#include "common/wire/server_socket.hpp"
 #include "expert_node/shell/handshake.hpp"
 #include "expert_node/shell/layout_wire.hpp"
 #include "expert_node/shell/node_identity.hpp"
@@ -33,11 +34,11 @@ void set_error(const error& reason, proto::Error& target) {
 
 class peer_server::impl {
  public:
-  impl(peer_server_settings settings, wire::socket socket, std::string bound_to, wire::wake_signal wake)
-      : address{std::move(bound_to)},
+  impl(peer_server_settings settings, wire::server_socket bound)
+      : address{std::move(bound.address)},
         settings_{std::move(settings)},
-        socket_{std::move(socket)},
-        wake_{std::move(wake)},
+        socket_{std::move(bound.requests)},
+        wake_{std::move(bound.wake)},
         thread_{[this] { run(); }} {}
   ~impl() { stop(); }
 
@@ -193,14 +194,9 @@ void peer_server::impl::send(const wire::received& got, const proto::PeerToPeer&
 // -----------------------------------------------------------------------------------------------------------------
 
 result<std::unique_ptr<peer_server>> peer_server::start(peer_server_settings settings) {
-  auto socket = wire::socket::open(settings.context, wire::socket_kind::router, settings.socket);
-  if (!socket) return fail(socket.error());
-  auto address = socket->bind(settings.address);
-  if (!address) return fail(address.error());
-  auto wake = wire::wake_signal::make();
-  if (!wake) return fail(wake.error());
-  return std::unique_ptr<peer_server>{new peer_server{
-      std::make_unique<impl>(std::move(settings), std::move(*socket), std::move(*address), std::move(*wake))}};
+  auto bound = wire::server_socket::bind(settings.context, settings.socket, settings.address);
+  if (!bound) return fail(std::move(bound.error()));
+  return std::unique_ptr<peer_server>{new peer_server{std::make_unique<impl>(std::move(settings), std::move(*bound))}};
 }
 
 peer_server::peer_server(std::unique_ptr<impl> i) : impl_{std::move(i)} {}

@@ -141,7 +141,7 @@ TEST_F(program_test, a_second_one_of_the_same_name_says_who_runs_already) {
   ASSERT_TRUE(eventually([&] { return coordinator.joins() == 1; })) << errors();
   auto second = start(command(small_model));
   ASSERT_TRUE(eventually([&] { return second->exit_code() >= 0; }));
-  EXPECT_EQ(second->exit_code(), 1);
+  EXPECT_EQ(second->exit_code(), 78);
   EXPECT_NE(errors().find("already running"), std::string::npos) << errors();
 }
 
