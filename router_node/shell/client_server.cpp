@@ -221,6 +221,7 @@ void client_server::finish(const address& to, const request_name& name, layer_ou
   }
   send_answer(to, name.number, *outcome);
   replays_.finish(name.key, *outcome, (*outcome)->bytes(), std::chrono::steady_clock::now());
+  metrics_.on_replay_cache(replays_.bytes());
 }
 
 void client_server::on_info(const address& to, const proto::InfoRequest& request, time_point now) {

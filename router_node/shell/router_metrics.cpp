@@ -191,6 +191,8 @@ void router_metrics::collect_totals(std::vector<http::metric_family>& families) 
          {{{}, reconnects_.value()}});
   append(families, "moe_requests_running", "Requests in progress.", gauge, {{{}, running_.value()}});
   append(families, "moe_requests_waiting", "Requests that wait for a replica.", gauge, {{{}, waiting_.value()}});
+  append(families, "moe_replay_cache_bytes", "Answers that are kept for requests that clients repeat.", gauge,
+         {{{}, replay_cache_bytes_.value()}});
   http::metric_family duration{"moe_request_duration_seconds", "From a layer request to its answer.", histogram};
   duration.add({{"stage", "layer"}}, duration_);
   families.push_back(std::move(duration));

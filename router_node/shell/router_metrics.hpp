@@ -29,6 +29,7 @@ class router_metrics {
   void on_refused(errc code);
   void on_duration(double seconds) { duration_.observe(seconds); }
   void on_bad_message() { bad_messages_.add(); }
+  void on_replay_cache(std::size_t bytes) { replay_cache_bytes_.set(static_cast<double>(bytes)); }
   // About once a second: what is derived from the last minute, and what others count.
   void refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out, std::uint64_t bytes_in,
                std::uint64_t reconnects);
@@ -64,6 +65,7 @@ class router_metrics {
   http::counter bad_messages_;
   http::gauge bytes_out_, bytes_in_, reconnects_;
   http::gauge running_, waiting_;
+  http::gauge replay_cache_bytes_;
   http::gauge retries_, timed_out_, refused_, lost_, late_, repeated_, foreign_;
   struct host_gauge {
     std::string name;

@@ -21,9 +21,9 @@ def still_serves(mixtral_cluster):
     golden.assert_matches(layer, post_layer(mixtral_cluster.http, layer.name, layer.hidden), "f32")
 
 
-def refused(answer, *statuses):
+def refused(answer, wanted):
     status, headers, body = answer
-    assert status in statuses, (status, body[:300])
+    assert status == wanted, (status, body[:300])
     error = json.loads(body)["error"]
     assert {"message", "type", "param", "code"} <= set(error)
     assert error["message"]
@@ -69,7 +69,7 @@ BAD_BODIES = {
 @pytest.mark.fault("W2", "W5", "W6", "W7", "W8", "C1", "C2")
 @pytest.mark.parametrize("name", BAD_BODIES)
 def test_bad_body(mixtral_cluster, name):
-    refused(http_request(f"{mixtral_cluster.http}/v1/layers/0", BAD_BODIES[name], TYPE), 400, 413, 422)
+    refused(http_request(f"{mixtral_cluster.http}/v1/layers/0", BAD_BODIES[name], TYPE), 400)
 
 
 @pytest.mark.fault("W7")
@@ -102,9 +102,14 @@ def test_rows_that_are_not_finite(mixtral_cluster, value, dtype):
 
 
 @pytest.mark.fault("W10")
-@pytest.mark.parametrize("layer", ["2", "999999999999", "encoder.0", "-1", "x", "0/1", "%00", "..", "0%20"])
+@pytest.mark.parametrize("layer", ["2", "999999999999", "encoder.0", "-1", "x", "0/1", "..", "0%20"])
 def test_unknown_layer(mixtral_cluster, layer):
-    refused(http_request(f"{mixtral_cluster.http}/v1/layers/{layer}", GOOD, TYPE), 400, 404)
+    refused(http_request(f"{mixtral_cluster.http}/v1/layers/{layer}", GOOD, TYPE), 404)
+
+
+@pytest.mark.fault("W14")
+def test_a_target_that_is_no_path(mixtral_cluster):
+    refused(http_request(f"{mixtral_cluster.http}/v1/layers/%00", GOOD, TYPE), 400)
 
 
 @pytest.mark.parametrize("metadata", [{"degrade": "sometimes"}, {"timeout_ms": "soon"}, {"timeout_ms": "-1"},
@@ -135,17 +140,16 @@ def test_random_bytes_on_the_http_port(mixtral_cluster):
 
 
 @pytest.mark.fault("W2", "W14")
-@pytest.mark.parametrize(("head", "statuses"), [
-    (b"Content-Length: 99999999999\r\n", (413,)),
-    (b"Content-Length: 18446744073709551616\r\n", (400, 413)),
-    (b"Content-Length: -5\r\n", (400,)),
-    (b"Transfer-Encoding: chunked\r\n\r\n-5\r\n", (400,)),
-    (b"X: " + b"y" * 70_000 + b"\r\n", (400, 413, 431)),
-    (b"".join(b"X-%d: y\r\n" % i for i in range(5000)), (400, 413, 431))])
-def test_hostile_heads(mixtral_cluster, head, statuses):
+@pytest.mark.parametrize(("head", "status"), [
+    (b"Content-Length: 99999999999\r\n", 413),
+    (b"Content-Length: 18446744073709551616\r\n", 400),
+    (b"Content-Length: -5\r\n", 400),
+    (b"Transfer-Encoding: chunked\r\n\r\n-5\r\n", 400),
+    (b"X: " + b"y" * 70_000 + b"\r\n", 431),
+    (b"".join(b"X-%d: y\r\n" % i for i in range(5000)), 431)])
+def test_hostile_heads(mixtral_cluster, head, status):
     answer = raw_request(mixtral_cluster, b"POST /v1/layers/0 HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n")
-    status = int(answer.split(b" ", 2)[1]) if answer else 400
-    assert status in statuses, answer[:300]
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:300]
 
 
 def test_methods_and_paths(mixtral_cluster):

@@ -31,10 +31,10 @@ def router(mixtral_cluster):
         assert resident_bytes(pid) <= before + GROWTH_ALLOWED
 
 
-def refused(answer, *codes):
+def refused(answer, code):
     assert answer is not None and answer.WhichOneof("body") == "failure", answer
     error = answer.failure.error
-    assert error.code in [common_pb2.ErrorCode.Value(code) for code in codes], error
+    assert error.code == common_pb2.ErrorCode.Value(code), error
     assert error.message
     return error.message
 
@@ -51,14 +51,14 @@ def test_random_parts(router):
     for _ in range(50):
         router.send_parts([random.bytes(int(random.integers(0, 300))) for _ in range(int(random.integers(1, 6)))])
     while (answer := router.receive(1)) is not None:
-        refused(answer, "INVALID_REQUEST", "CORRUPT", "WRONG_VERSION", "TOO_LARGE")
+        refused(answer, "INVALID_REQUEST")
 
 
 @pytest.mark.fault("W2", "W7")
 @pytest.mark.parametrize("shape", [[1 << 30, HIDDEN], [1 << 62, 1 << 62], [0, HIDDEN], [2, HIDDEN - 1], [2], [2, HIDDEN, 1, 1, 1]])
 def test_shape_and_bytes_disagree(router, shape):
     data = ROWS.tobytes()
-    message = refused(router.ask(tensor(data, shape=shape), [data]), "INVALID_REQUEST", "TOO_LARGE")
+    message = refused(router.ask(tensor(data, shape=shape), [data]), "INVALID_REQUEST")
     assert "hidden" in message
 
 
@@ -73,7 +73,7 @@ def test_the_numbers_are_in_the_error(router):
 def test_too_many_parts(router):
     message, parts = layer_request(ROWS)
     router.send_parts([envelope_part(message), *parts * 200])
-    refused(router.receive(), "TOO_LARGE", "INVALID_REQUEST")
+    refused(router.receive(), "TOO_LARGE")
 
 
 @pytest.mark.fault("W3")
@@ -84,7 +84,7 @@ def test_very_many_tiny_parts(mixtral_cluster, router):
         flood.send_parts([envelope_part(layer_request(ROWS)[0]), *[b"x"] * 200_000])
         answer = flood.receive(30)
         if answer is not None:  # hanging up is an answer too
-            refused(answer, "TOO_LARGE", "INVALID_REQUEST")
+            refused(answer, "TOO_LARGE")
 
 
 @pytest.mark.fault("W4")
@@ -128,7 +128,7 @@ def test_unknown_enum_value(router):
 
 @pytest.mark.fault("W5")
 def test_missing_fields(router):
-    refused(router.ask(pb.ClientToRouter(layer=pb.LayerRequest(request_id=9, client_id="raw"))), "INVALID_REQUEST", "NOT_FOUND")
+    refused(router.ask(pb.ClientToRouter(layer=pb.LayerRequest(request_id=9, client_id="raw"))), "NOT_FOUND")
     message, parts = layer_request(ROWS)
     message.layer.hidden.ClearField("part")
     refused(router.ask(message, parts), "INVALID_REQUEST")
@@ -176,7 +176,7 @@ def test_unknown_layer_and_expert(router):
                  enumerate(zip([common_pb2.F32, common_pb2.I32, common_pb2.F32], [[2, HIDDEN], [2, 1], [2, 1]], data))]
     request = pb.ExpertsRequest(request_id=3, client_id="raw", layer="0", hidden=described[0], expert_ids=described[1],
                                 expert_weights=described[2])
-    assert "8" in refused(router.ask(pb.ClientToRouter(experts=request), data), "NOT_FOUND", "INVALID_REQUEST", "UNKNOWN_EXPERT")
+    assert "8" in refused(router.ask(pb.ClientToRouter(experts=request), data), "UNKNOWN_EXPERT")
 
 
 @pytest.mark.fault("W11")

