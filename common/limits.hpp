@@ -202,6 +202,19 @@ inline constexpr std::size_t safetensors_header_bytes_max = 100'000'000;
 inline constexpr std::size_t config_json_bytes_max = 4 * mib;
 inline constexpr int json_depth_max = 64;
 
+// -- tokenizer ----------------------------------------------------------------------------------------------------
+
+// The largest published ones, of 262,144 tokens, take about 33 MiB; read only once.
+inline constexpr std::size_t tokenizer_file_bytes_max = 64 * mib;
+// Numbers of tokens are below it: eight times the largest published vocabulary.
+inline constexpr std::uint32_t token_numbers_max = 1U << 21;
+inline constexpr std::size_t regex_bytes_max = 16 * kib;
+// Steps and memory of one search; published patterns need a few steps per byte.
+inline constexpr std::uint32_t regex_steps_max = 20'000'000;
+inline constexpr std::size_t regex_memory_max = 64 * mib;
+// How many times as long the steps of a tokenizer may make a text together; published ones need at most 12.
+inline constexpr double text_growth_max = 256;
+
 // -- log ----------------------------------------------------------------------------------------------------------
 
 // Lines that wait for the disk; past it the oldest are dropped.
