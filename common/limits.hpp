@@ -214,6 +214,23 @@ inline constexpr std::uint32_t regex_steps_max = 20'000'000;
 inline constexpr std::size_t regex_memory_max = 64 * mib;
 // How many times as long the steps of a tokenizer may make a text together; published ones need at most 12.
 inline constexpr double text_growth_max = 256;
+// -- chat templates -----------------------------------------------------------------------------------------------
+
+// Chat templates (published ones have at most 30 KB) are the operator's, the messages that they go through anybody's.
+// Nesting of the source, and the height of one expression.
+inline constexpr std::size_t chat_template_bytes_max = 256 * kib;
+inline constexpr std::size_t chat_template_depth_max = 64;
+inline constexpr std::size_t chat_template_expression_height_max = 256;
+// What is being evaluated inside of one another, macros that call themselves included: about 1 KiB of stack each.
+inline constexpr std::size_t chat_template_evaluation_depth_max = 1000;
+// A thousand messages take about 100,000 steps; this many take a quarter of a second.
+inline constexpr std::uint64_t chat_template_steps_max = 2'000'000;
+// Values in one list or dict, 64 bytes of text counted as one; and how deep they are nested (JSON: 64).
+inline constexpr std::uint64_t chat_template_value_weight_max = 1'000'000;
+inline constexpr std::uint32_t chat_template_value_height_max = 100;
+// Texts made on the way: some copies of each message; and the text in the end.
+inline constexpr std::uint64_t chat_template_bytes_made_max = 256 * mib;
+inline constexpr std::size_t chat_template_output_bytes_max = 16 * mib;
 
 // -- log ----------------------------------------------------------------------------------------------------------
 
@@ -251,8 +268,15 @@ inline constexpr std::chrono::seconds http_idle_timeout = 60s;
 // A whole body; each piece of it may take http_header_timeout.
 inline constexpr std::chrono::seconds http_body_timeout = 120s;
 inline constexpr std::chrono::seconds http_write_timeout = 60s;
+// What one streamed answer may keep waiting for a client that reads slowly, and how long one write of it may take; past
+// either the client is cut off (faults.md H13).
+inline constexpr std::size_t http_stream_buffer_bytes_max = mib;
+inline constexpr std::chrono::seconds http_stream_write_timeout = 10s;
+// Proxies close connections that are silent for 30 or 60 s: a comment goes out when a stream has nothing to say.
+inline constexpr std::chrono::seconds http_ping_interval = 10s;
 // How long a connection that is to be closed is read on, so that the client sees the answer and not a reset.
 inline constexpr std::chrono::seconds http_linger_timeout = 2s;
+inline constexpr std::size_t api_key_bytes_min = 8;
 // Bodies of all requests that are being received or handled. Past it: 429.
 inline constexpr std::size_t http_body_bytes_total_max = gib;
 static_assert(http_layer_body_bytes_max <= http_body_bytes_total_max);
@@ -263,6 +287,22 @@ static_assert(http_layer_body_bytes_max <= http_body_bytes_total_max);
 inline constexpr std::uint32_t kv_block_tokens = 16;
 // Alternatives per token that an answer may list; OpenAI allows 20.
 inline constexpr std::uint32_t top_logprobs_max = 20;
+// n, and how many answers one request may ask for altogether (prompts x n).
+inline constexpr std::uint32_t choices_max = 16;
+inline constexpr std::size_t answers_per_request_max = 64;
+// What /v1/completions gives when the client names no length; OpenAI's number. Chats may fill the context.
+inline constexpr std::uint32_t completion_tokens_default = 16;
+inline constexpr std::size_t stop_strings_max = 16;
+inline constexpr std::size_t stop_string_bytes_max = kib;
+inline constexpr std::size_t stop_token_ids_max = 64;
+inline constexpr std::size_t logit_bias_entries_max = 1024;
+inline constexpr std::size_t chat_messages_max = 4096;
+// Names of unknown fields that a line of the log lists.
+inline constexpr std::size_t ignored_fields_logged_max = 8;
+// Requests for text that wait to be turned into tokens; one of the largest takes about a second.
+inline constexpr std::size_t text_requests_waiting_max = 256;
+// Answers in progress for one API key; a flood of one leaves the others their share (faults.md O3).
+inline constexpr std::uint32_t answers_per_key_max = 128;
 // A generation may last this long when the client names no other time; the second is the longest it may ask for.
 inline constexpr std::chrono::seconds generation_timeout_default = 600s;
 inline constexpr std::chrono::seconds generation_timeout_max = 3600s;

@@ -86,13 +86,13 @@ class strict_builder final : public nlohmann::json_sax<json> {
 
 }  // namespace
 
-result<json> parse_json(std::string_view text, std::size_t bytes_max) {
+result<json> parse_json(std::string_view text, std::size_t bytes_max, std::string_view advice) {
   if (text.size() > bytes_max) {
     return fail(errc::too_large, fmt::format("{} bytes of JSON; at most {} are read", text.size(), bytes_max));
   }
   strict_builder builder;
   if (!json::sax_parse(text.begin(), text.end(), &builder)) {
-    return fail(errc::invalid_request, "not valid JSON: " + builder.failure + "; repair the file");
+    return fail(errc::invalid_request, fmt::format("not valid JSON: {}; {}", builder.failure, advice));
   }
   return std::move(builder.document);
 }

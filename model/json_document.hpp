@@ -11,7 +11,8 @@
 
 namespace troupe::model {
 
-// invalid_request naming byte offset and reason; too_large above `bytes_max`.
-[[nodiscard]] result<nlohmann::json> parse_json(std::string_view text, std::size_t bytes_max);
+// invalid_request naming byte offset and reason, and what to do; too_large above `bytes_max`.
+[[nodiscard]] result<nlohmann::json> parse_json(std::string_view text, std::size_t bytes_max,
+                                                std::string_view advice = "repair the file");
 
 }  // namespace troupe::model
