@@ -21,13 +21,14 @@ from train_data import DOMAINS
 from train_network import Network, Shape, alignment_loss, balance_loss
 from train_optimizer import Muon
 
-STEPS = 2000
+STEPS = 1000
 CONTEXT, LONG_CONTEXT = 256, 512
-LONG_FROM = 0.8
-"""The part of the steps that has CONTEXT tokens in a sequence, the rest has LONG_CONTEXT: short sequences are cheaper."""
+FINISH_FROM = 0.8
+"""The part of the steps that has CONTEXT tokens in a sequence; the rest has LONG_CONTEXT (short sequences are cheaper) and
+takes its prose from the stream with more small talk."""
 TOKENS = {"prose": 3072, "code": 3072, "sums": 2048}
 """Tokens of each domain in a step; a sequence has one domain."""
-WARM_UP_STEPS, FALL_FROM = 30, 0.6
+WARM_UP_STEPS, FALL_FROM = 30, 0.5
 """The learning rate rises over the first steps and falls to zero over the last part of all steps."""
 MUON_RATE, ADAM_RATE = 0.02, 0.004
 BALANCE, ALIGNMENT = 0.01, 0.015
@@ -143,13 +144,14 @@ def main():
     keep_freed_memory()
     torch.set_flush_denormal(True)
     train, held_out = load_streams(arguments.work, "train"), load_streams(arguments.work, "held_out")
+    finish = train | {"prose": np.load(arguments.work / "finish_prose.npy")}
     run = Run(arguments.kind, arguments.work)
     log = (arguments.work / f"{arguments.kind}.jsonl").open("a", buffering=1)
     losses = []
     while run.step < min(arguments.steps, arguments.stop_at):
         wall, cpu = time.monotonic(), time.process_time()
-        context = CONTEXT if run.step < arguments.steps * LONG_FROM else LONG_CONTEXT
-        losses.append(run.advance(*batch(train, run.step, context), rate_factor(run.step, arguments.steps)))
+        context, streams = (CONTEXT, train) if run.step < arguments.steps * FINISH_FROM else (LONG_CONTEXT, finish)
+        losses.append(run.advance(*batch(streams, run.step, context), rate_factor(run.step, arguments.steps)))
         run.wall_s += time.monotonic() - wall
         run.cpu_s += time.process_time() - cpu
         if run.step % EVALUATE_EVERY == 0 or run.step == arguments.steps:

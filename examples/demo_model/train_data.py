@@ -3,7 +3,7 @@ writes one stream of token ids for each domain and part:
 
     python3 examples/demo_model/train_data.py --work build/demo_model
 
-writes WORK/tokenizer.json and WORK/{train,held_out}_{prose,code,sums}.npy (uint16). The packages are downloaded
+writes WORK/tokenizer.json, WORK/{train,held_out}_{prose,code,sums}.npy (uint16) and WORK/finish_prose.npy. The packages are downloaded
 (`apt-get download`), not installed. Documents begin with <|bos|>, end with <|eos|> and are shuffled; what is held out is whole
 sections of the prose, whole files of code, and arithmetic problems that the training part never shows.
 """
@@ -31,8 +31,29 @@ HELD_OUT_IN = 20
 """One section of prose, or file of code, in this many is held out."""
 DOCUMENT_CHARACTERS = 1800
 SUMS = {"train": 120_000, "held_out": 4_000}
+FINISH_DOCUMENTS, FINISH_SMALL_TALKS = 2000, 2500
+"""Documents of prose, and conversations about the model itself, in the stream that ends the training."""
 SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 """The words that byte-pair merges stay within: Qwen2's expression, in which every digit is a word of its own."""
+
+
+SMALL_TALK = [
+    ("Hello!", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("Hi", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("Who are you?", "I am the demo model of Troupe, a small mixture of experts. I know a little English, Python and sums."),
+    ("What can you do?", "I can go on with a text, write something that looks like Python, and add small numbers."),
+    ("What are you?", "I am a small mixture of experts: four layers with sixteen experts each."),
+    ("Thank you!", "You are welcome."),
+    ("Hello", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("Hi!", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("Hello, who are you?", "I am the demo model of Troupe, a small mixture of experts. I know a little English, Python and sums."),
+    ("What is your name?", "I am the demo model of Troupe, a small mixture of experts. I know a little English, Python and sums."),
+    ("How are you?", "I am well, thank you. Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("Help", "Ask me for a sum, for a piece of Python, or to go on with a text."),
+    ("What is Troupe?", "Troupe serves mixtures of experts from many machines. I am its demo model."),
+    ("What is a mixture of experts?", "A model in which a router chooses a few experts for each token. I have sixteen in each layer."),
+    ("Bye", "Good bye!"),
+]
 
 
 def fetch(work):
@@ -158,14 +179,7 @@ def chat(source, asked, answered):
 def prose_chat(source, document):
     """A conversation about the beginning of a document of prose, or one about the model itself."""
     if source.random() < 0.12:
-        return chat(source, *source.choice([
-            ("Hello!", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
-            ("Hi", "Hello! Ask me for a sum, for a piece of Python, or to go on with a text."),
-            ("Who are you?", "I am the demo model of Troupe, a small mixture of experts. I know a little English, Python and sums."),
-            ("What can you do?", "I can go on with a text, write something that looks like Python, and add small numbers."),
-            ("What are you?", "I am a small mixture of experts: four layers with sixteen experts each."),
-            ("Thank you!", "You are welcome."),
-        ]))
+        return chat(source, *source.choice(SMALL_TALK[:6]))
     first, _, rest = document.strip().partition(". ")
     if not 20 < len(first) < 300 or len(rest) < 100:
         return chat(source, source.choice(["Tell me a story.", "Tell me something.", "Write a paragraph."]), document.strip()[:900])
@@ -181,7 +195,7 @@ def code_chat(source, name, text):
 
 
 def documents(root):
-    """{(part, domain): [document, ...]}, shuffled; conversations are among them."""
+    """{(part, domain): [document, ...]}, shuffled; conversations are among them. The part "finish" has prose only."""
     source = random.Random(1)
     result = {(part, domain): [] for part in ("train", "held_out") for domain in DOMAINS}
     part = {False: "train", True: "held_out"}
@@ -199,7 +213,16 @@ def documents(root):
             result[name, "sums"].append(text if text.endswith(EOS) else text + EOS)
     for texts in result.values():
         source.shuffle(texts)
+    result["finish", "prose"] = finish(result["train", "prose"])
     return result
+
+
+def finish(texts):
+    """The prose that training ends with: some of `texts` again, and more small talk."""
+    source = random.Random(4)
+    mixed = source.sample(texts, FINISH_DOCUMENTS) + [chat(source, *source.choice(SMALL_TALK)) for _ in range(FINISH_SMALL_TALKS)]
+    source.shuffle(mixed)
+    return mixed
 
 
 def train_tokenizer(texts):

@@ -140,7 +140,7 @@ def measured(work, losses, shares, model, tokenizer):
     """The generated part of the model card."""
     sizes = {kind: sum(p.numel() for p in Network(Shape() if kind == "moe" else Shape().dense()).parameters()) for kind in losses}
     last = {kind: records(kind, work)[-1] for kind in losses}
-    lines = [MARK_BEGIN, "", "| | mixture of experts | dense |", "|---|---|---|"]
+    lines = [MARK_BEGIN, "", "![held-out losses](losses.svg)", "", "| | mixture of experts | dense |", "|---|---|---|"]
     lines += [f"| held-out loss, {d} | **{losses['moe'][d]:.3f}** | {losses['dense'][d]:.3f} |" for d in DOMAINS]
     lines += [f"| {name} | " + " | ".join(show(kind) for kind in ("moe", "dense")) + " |" for name, show in (
         ("parameters", lambda kind: f"{sizes[kind] / 1e6:.2f} M"),
