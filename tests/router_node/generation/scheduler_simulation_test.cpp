@@ -38,6 +38,11 @@ class simulation {
   void run() {
     common_.resize(pick(30, 150));
     for (auto& token : common_) token = pick(0, 3);
+    if (chance(0.3)) {  // the same blocks again and again, behind different beginnings
+      for (std::size_t i = 2 * limits::kv_block_tokens; i < common_.size(); ++i) {
+        common_[i] = common_[i % limits::kv_block_tokens];
+      }
+    }
     const auto sequences = pick(1, 40);
     for (std::uint32_t i = 0; i < sequences; ++i) at(milliseconds(0, 2000), [this] { arrive(); });
     while (!::testing::Test::HasFailure()) {

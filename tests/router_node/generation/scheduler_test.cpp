@@ -267,6 +267,7 @@ TEST(scheduler, every_prompt_under_way_moves_on_in_turns) {
   }
 }
 
+// faults.md O3
 TEST(scheduler, a_client_has_so_many_places_and_others_are_served_meanwhile) {
   auto options = roomy();
   options.running_max = 4;
@@ -409,6 +410,25 @@ TEST(scheduler, the_oldest_gets_blocks_before_younger_ones_go_on) {
   w.commit(*decode);
   EXPECT_EQ(ids_of(*w.plan()), ids{1});
   EXPECT_EQ(w.work.counters().preemptions, 1U);
+}
+
+TEST(scheduler, a_younger_one_waits_rather_than_take_from_an_older) {
+  world w({.kv_blocks = 8, .prefill_step_tokens = 16, .prefill_turn_tokens = 8});
+  w.add(1, text(90), 1);
+  w.add(2, text(14, 100), 200);
+  while (w.texts[2].tokens.size() == 14) w.run(1);
+  auto decode = w.plan();
+  const auto prefill = w.plan();
+  ASSERT_EQ(ids_of(*prefill), ids{1});
+  while (decode) {  // until the younger one has all that is free
+    w.commit(*decode);
+    decode = w.plan();
+  }
+  EXPECT_EQ(w.work.blocks().free(), 0U);
+  w.commit(*prefill);
+  const auto step = w.plan();
+  ASSERT_EQ(ids_of(*step), ids{1});
+  EXPECT_GT(step->sequences[0].first_position, 16U) << "it has not lost its blocks";
 }
 
 TEST(scheduler, nobody_is_admitted_who_does_not_fit_beside_the_others) {
