@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 
 #include "model/checkpoint_files.hpp"
+#include "model/end_tokens.hpp"
 #include "model/families/families.hpp"
 #include "model/problem_list.hpp"
 
@@ -71,6 +72,16 @@ result<checkpoint> checkpoint::open(const std::filesystem::path& folder) {
 }
 
 const description& checkpoint::model() const { return state_->model; }
+
+result<trunk_description> checkpoint::trunk() const {
+  auto trunk = describe_trunk(state_->files.config, state_->files.tensors);
+  if (!trunk) return fail(trunk.error().code, fmt::format("{}: {}", folder().string(), trunk.error().message));
+  auto end_tokens = read_end_tokens(folder(), state_->files.config, trunk->vocabulary);
+  if (!end_tokens) return fail(end_tokens.error());
+  trunk->end_tokens = std::move(*end_tokens);
+  return trunk;
+}
+
 const std::filesystem::path& checkpoint::folder() const { return state_->files.folder; }
 const std::vector<std::filesystem::path>& checkpoint::files() const { return state_->paths; }
 

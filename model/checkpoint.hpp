@@ -18,6 +18,7 @@
 #include "model/description.hpp"
 #include "model/gating.hpp"
 #include "model/safetensors.hpp"
+#include "model/trunk_description.hpp"
 
 namespace troupe::model {
 
@@ -31,6 +32,9 @@ class checkpoint {
   ~checkpoint();
 
   [[nodiscard]] const description& model() const;
+  // Everything but the experts. invalid_request, with all that is wrong, for families without a known trunk, for what
+  // the trunk does not support, and for tensors that are missing or misshapen.
+  [[nodiscard]] result<trunk_description> trunk() const;
   [[nodiscard]] const std::filesystem::path& folder() const;
   [[nodiscard]] const std::vector<std::filesystem::path>& files() const;
 

@@ -97,8 +97,20 @@ std::string config_reader::choice(std::string_view key, std::string_view fallbac
   return std::string{*allowed.begin()};
 }
 
+std::optional<config_reader> config_reader::section(std::string_view key) {
+  const auto* value = find(key);
+  if (value == nullptr) return std::nullopt;
+  if (!value->is_object()) {
+    refuse(key, "an object", describe(*value));
+    return std::nullopt;
+  }
+  config_reader inner{*value, problems_};
+  inner.path_ = fmt::format("{}{}.", path_, key);
+  return inner;
+}
+
 void config_reader::refuse(std::string_view key, std::string expected, std::string found) {
-  problems_.add(fmt::format("config.json: {}", key), std::move(expected), std::move(found));
+  problems_.add(fmt::format("config.json: {}{}", path_, key), std::move(expected), std::move(found));
 }
 
 }  // namespace troupe::model

@@ -38,6 +38,10 @@ class config_reader {
   // One of `allowed`; anything else becomes a problem and reads as the first of them.
   std::string choice(std::string_view key, std::string_view fallback, std::initializer_list<std::string_view> allowed);
 
+  // The object at `key`, whose keys are then named KEY.NAME; nullopt when missing or null, and a problem when it is
+  // something else. Refers to the same document and list.
+  std::optional<config_reader> section(std::string_view key);
+
   // A contradiction between keys, in the caller's words.
   void refuse(std::string_view key, std::string expected, std::string found);
 
@@ -50,6 +54,7 @@ class config_reader {
 
   const nlohmann::json& document_;
   problem_list& problems_;
+  std::string path_;  // of a section: "rope_scaling."
   bool sizes_known_{true};
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <utility>
 
 #include <fmt/format.h>
@@ -18,16 +19,17 @@ namespace {
 struct family {
   std::string_view model_type;
   describe_function describe;
+  describe_trunk_function describe_trunk{};
 };
 
 constexpr std::array<family, 9> families{{
     {"deepseek_v2", describe_deepseek_v2},
     {"deepseek_v3", describe_deepseek_v3},
     {"gpt_oss", describe_gpt_oss},
-    {"mixtral", describe_mixtral},
-    {"olmoe", describe_olmoe},
-    {"qwen2_moe", describe_qwen2_moe},
-    {"qwen3_moe", describe_qwen3_moe},
+    {"mixtral", describe_mixtral, describe_mixtral_trunk},
+    {"olmoe", describe_olmoe, describe_olmoe_trunk},
+    {"qwen2_moe", describe_qwen2_moe, describe_qwen2_moe_trunk},
+    {"qwen3_moe", describe_qwen3_moe, describe_qwen3_moe_trunk},
     {"switch_transformers", describe_switch_transformers},
     {"vmoe", describe_vmoe},
 }};
@@ -70,26 +72,65 @@ std::vector<std::string_view> known_families() {
   return names;
 }
 
-result<description> describe(std::string_view config_json, const tensor_index& tensors) {
+namespace {
+
+struct known_config {
+  nlohmann::json document;
+  const family* kind;
+};
+
+result<known_config> read_config(std::string_view config_json) {
   auto config = parse_json(config_json, limits::config_json_bytes_max);
   if (!config) return fail(config.error().code, "config.json: " + config.error().message);
   if (!config->is_object()) return fail(errc::invalid_request, "config.json is not a JSON object; repair the file");
-  auto family = find_family(*config);
-  if (!family) return fail(family.error());
+  auto found = find_family(*config);
+  if (!found) return fail(found.error());
   if (auto plain = refuse_quantised(*config); !plain) return fail(plain.error());
+  return known_config{std::move(*config), *found};
+}
 
+error to_error(const problem_list& problems, const family& kind) {
+  return problems.to_error(fmt::format("{} checkpoint", kind.model_type),
+                           "config.json and the files disagree, or ask for what is not supported");
+}
+
+}  // namespace
+
+result<description> describe(std::string_view config_json, const tensor_index& tensors) {
+  auto config = read_config(config_json);
+  if (!config) return fail(config.error());
   problem_list problems;
-  config_reader reader{*config, problems};
-  auto model = (*family)->describe(reader, tensors, problems);
+  config_reader reader{config->document, problems};
+  auto model = config->kind->describe(reader, tensors, problems);
   if (problems.empty() && model.layers.empty()) {
     problems.add("config.json", "at least one MoE layer", "none: every block is dense");
   }
-  if (!problems.empty()) {
-    return fail(problems.to_error(fmt::format("{} checkpoint", (*family)->model_type),
-                                  "config.json and the files disagree, or ask for what is not supported"));
-  }
-  model.family = (*family)->model_type;
+  if (!problems.empty()) return fail(to_error(problems, *config->kind));
+  model.family = config->kind->model_type;
   return model;
+}
+
+bool has_trunk(std::string_view name) {
+  const auto* found = std::ranges::find(families, name, &family::model_type);
+  return found != families.end() && found->describe_trunk != nullptr;
+}
+
+result<trunk_description> describe_trunk(std::string_view config_json, const tensor_index& tensors) {
+  auto config = read_config(config_json);
+  if (!config) return fail(config.error());
+  if (config->kind->describe_trunk == nullptr) {
+    std::vector<std::string_view> able;
+    std::ranges::copy_if(known_families(), std::back_inserter(able), has_trunk);
+    return fail(errc::invalid_request,
+                fmt::format("text cannot be generated with {}, only single layers be computed; families with a trunk: "
+                            "{}",
+                            config->kind->model_type, fmt::join(able, ", ")));
+  }
+  problem_list problems;
+  config_reader reader{config->document, problems};
+  auto trunk = config->kind->describe_trunk(reader, tensors, problems);
+  if (!problems.empty()) return fail(to_error(problems, *config->kind));
+  return trunk;
 }
 
 std::uint32_t read_num_layers(config_reader& config, std::string_view key, std::uint32_t fallback) {

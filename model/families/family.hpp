@@ -1,5 +1,5 @@
-// A family of models: how its config.json, its tensors and its gate are to be read. One function in one small file
-// each; families.cpp holds the table. Defaults of missing keys are those of the config classes of transformers 4.57.
+// A family of models: how its config.json, its tensors, its gate and its trunk are to be read. One small file each;
+// families.cpp holds the table. Defaults of missing keys are those of the config classes of transformers 4.57.
 #pragma once
 
 #include <array>
@@ -11,11 +11,16 @@
 
 #include "model/config_reader.hpp"
 #include "model/families/model_builder.hpp"
+#include "model/trunk_description.hpp"
 
 namespace troupe::model {
 
 // Fills the description; refuses through the config reader. Called only with a config.json whose `model_type` matches.
 using describe_function = description (*)(config_reader& config, const tensor_index& tensors, problem_list& problems);
+
+// The same for what is not a routed expert; families that have none are only served layer by layer.
+using describe_trunk_function = trunk_description (*)(config_reader& config, const tensor_index& tensors,
+                                                      problem_list& problems);
 
 description describe_mixtral(config_reader&, const tensor_index&, problem_list&);
 description describe_qwen2_moe(config_reader&, const tensor_index&, problem_list&);
@@ -26,6 +31,11 @@ description describe_deepseek_v3(config_reader&, const tensor_index&, problem_li
 description describe_gpt_oss(config_reader&, const tensor_index&, problem_list&);
 description describe_switch_transformers(config_reader&, const tensor_index&, problem_list&);
 description describe_vmoe(config_reader&, const tensor_index&, problem_list&);
+
+trunk_description describe_mixtral_trunk(config_reader&, const tensor_index&, problem_list&);
+trunk_description describe_qwen2_moe_trunk(config_reader&, const tensor_index&, problem_list&);
+trunk_description describe_qwen3_moe_trunk(config_reader&, const tensor_index&, problem_list&);
+trunk_description describe_olmoe_trunk(config_reader&, const tensor_index&, problem_list&);
 
 // -- what several families share ------------------------------------------------------------------------------------
 

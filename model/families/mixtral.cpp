@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "model/families/family.hpp"
+#include "model/families/trunk_reader.hpp"
 
 namespace troupe::model {
 
@@ -21,6 +22,21 @@ description describe_mixtral(config_reader& config, const tensor_index& tensors,
     model.add_layer({layer_id::of(block), gate, shape, {}, gated_experts(prefix, {"w1", "w3", "w2"})});
   }
   return model.take();
+}
+
+trunk_description describe_mixtral_trunk(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+  auto trunk = read_trunk(config, {.hidden = 4096,
+                                   .num_layers = 32,
+                                   .heads = 32,
+                                   .kv_heads = 8,
+                                   .vocabulary = 32000,
+                                   .context_tokens = 131'072,
+                                   .norm_epsilon = 1e-5,
+                                   .rope_theta = 1e6,
+                                   .own_head_dim = true});
+  trunk.window = config.count_if_present("sliding_window").value_or(0);
+  if (config.sizes_known()) name_tensors(trunk, tensors, problems);
+  return trunk;
 }
 
 }  // namespace troupe::model

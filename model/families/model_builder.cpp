@@ -76,17 +76,22 @@ model_builder::model_builder(const tensor_index& tensors, problem_list& problems
   model_.hidden = hidden;
 }
 
-const tensor_info* model_builder::require(const std::string& name, const shape_t& shape) {
-  auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    problems_.add(name, fmt::format("[{}]", fmt::join(shape, ", ")), "missing");
+const tensor_info* require_tensor(const tensor_index& tensors, problem_list& problems, const std::string& name,
+                                  const shape_t& shape) {
+  auto found = tensors.find(name);
+  if (found == tensors.end()) {
+    problems.add(name, fmt::format("[{}]", fmt::join(shape, ", ")), "missing");
     return nullptr;
   }
   if (found->second.shape != shape || !is_supported(found->second.type)) {
-    problems_.add(name, fmt::format("[{}] F32, F16 or BF16", fmt::join(shape, ", ")), describe(found->second));
+    problems.add(name, fmt::format("[{}] F32, F16 or BF16", fmt::join(shape, ", ")), describe(found->second));
     return nullptr;
   }
   return &found->second;
+}
+
+const tensor_info* model_builder::require(const std::string& name, const shape_t& shape) {
+  return require_tensor(tensors_, problems_, name, shape);
 }
 
 void model_builder::check_gate(const layer_plan& plan) {

@@ -32,6 +32,10 @@ struct layer_plan {
   std::vector<expert_tensor> tensors;  // in the bundle's order
 };
 
+// nullptr, and a problem, when there is no such tensor, its shape is another, or its elements are not F32, F16 or BF16.
+const tensor_info* require_tensor(const tensor_index& tensors, problem_list& problems, const std::string& name,
+                                  const std::vector<std::uint64_t>& shape);
+
 class model_builder {
  public:
   model_builder(const tensor_index& tensors, problem_list& problems, std::uint32_t hidden);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "model/families/family.hpp"
+#include "model/families/trunk_reader.hpp"
 
 namespace troupe::model {
 
@@ -21,6 +22,24 @@ description describe_olmoe(config_reader& config, const tensor_index& tensors, p
     model.add_layer({layer_id::of(block), gate, shape, {}, gated_experts(prefix)});
   }
   return model.take();
+}
+
+// Queries and keys are normalised over all heads together, before clip_qkv.
+trunk_description describe_olmoe_trunk(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+  auto trunk = read_trunk(config, {.hidden = 2048,
+                                   .num_layers = 16,
+                                   .heads = 16,
+                                   .vocabulary = 50304,
+                                   .context_tokens = 4096,
+                                   .norm_epsilon = 1e-5});
+  trunk.norm = head_norm::whole;
+  trunk.qkv_bias = trunk.output_bias = config.flag("attention_bias", false);
+  trunk.clip_qkv = config.number("clip_qkv", 0.0);
+  if (config.has("clip_qkv") && !(trunk.clip_qkv > 0)) {
+    config.refuse("clip_qkv", "a number above 0, or null", fmt::format("{}", trunk.clip_qkv));
+  }
+  if (config.sizes_known()) name_tensors(trunk, tensors, problems);
+  return trunk;
 }
 
 }  // namespace troupe::model

@@ -6,6 +6,36 @@
 
 namespace troupe::model {
 
+namespace {
+
+// By block: has it experts?
+std::vector<bool> read_sparse_blocks(config_reader& config, std::uint32_t num_layers) {
+  auto sparse_step = config.count("decoder_sparse_step", 1);
+  auto dense_blocks = config.counts("mlp_only_layers");
+  std::vector<bool> sparse;
+  for (std::uint32_t block = 0; block < num_layers; ++block) {
+    bool listed = std::ranges::find(dense_blocks, block) != dense_blocks.end();
+    sparse.push_back((block + 1) % sparse_step == 0 && !listed);
+  }
+  return sparse;
+}
+
+}  // namespace
+
+trunk_description read_qwen_trunk(config_reader& config, const trunk_defaults& defaults, std::uint32_t dense_width) {
+  auto trunk = read_trunk(config, defaults);
+  if (config.flag("use_sliding_window", false)) {
+    trunk.window = config.is_null("sliding_window") ? 0 : config.count("sliding_window", 4096);
+  }
+  auto width = config.count("intermediate_size", dense_width);
+  auto sparse = read_sparse_blocks(config, static_cast<std::uint32_t>(trunk.blocks.size()));
+  for (std::size_t block = 0; block < trunk.blocks.size(); ++block) {
+    if (!sparse[block])
+      trunk.blocks[block].dense = gated_shared_expert(fmt::format("model.layers.{}.mlp", block), width);
+  }
+  return trunk;
+}
+
 description describe_qwen(config_reader& config, const tensor_index& tensors, problem_list& problems,
                           const qwen_defaults& defaults) {
   expert_shape shape{.hidden = config.count("hidden_size", 2048),
@@ -15,8 +45,7 @@ description describe_qwen(config_reader& config, const tensor_index& tensors, pr
   gate.top_k = read_top_k(config, "num_experts_per_tok", defaults.top_k, gate.num_experts);
   gate.renorm = config.flag("norm_topk_prob", false) ? renormalise::always : renormalise::never;
   auto num_layers = read_num_layers(config, "num_hidden_layers", 24);
-  auto sparse_step = config.count("decoder_sparse_step", 1);
-  auto dense_blocks = config.counts("mlp_only_layers");
+  auto sparse = read_sparse_blocks(config, num_layers);
   auto shared_width = defaults.shared_width == 0
                           ? 0
                           : config.count("shared_expert_intermediate_size", defaults.shared_width, {.smallest = 0});
@@ -24,7 +53,7 @@ description describe_qwen(config_reader& config, const tensor_index& tensors, pr
 
   model_builder model{tensors, problems, shape.hidden};
   for (std::uint32_t block = 0; block < num_layers && config.sizes_known(); ++block) {
-    if ((block + 1) % sparse_step != 0 || std::ranges::find(dense_blocks, block) != dense_blocks.end()) continue;
+    if (!sparse[block]) continue;
     auto prefix = fmt::format("model.layers.{}.mlp", block);
     gate.weight = prefix + ".gate.weight";
     layer_plan plan{layer_id::of(block), gate, shape, {}, gated_experts(prefix)};

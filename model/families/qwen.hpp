@@ -1,9 +1,11 @@
-// What Qwen2-MoE and Qwen3-MoE have in common: which blocks have experts, and a gate with optional renormalisation.
+// What Qwen2-MoE and Qwen3-MoE have in common: which blocks have experts, a gate with optional renormalisation, and
+// most of the trunk.
 #pragma once
 
 #include <cstdint>
 
 #include "model/families/family.hpp"
+#include "model/families/trunk_reader.hpp"
 
 namespace troupe::model {
 
@@ -18,5 +20,11 @@ struct qwen_defaults {
 // `decoder_sparse_step`.
 [[nodiscard]] description describe_qwen(config_reader& config, const tensor_index& tensors, problem_list& problems,
                                         const qwen_defaults& defaults);
+
+// Reads what both trunks share: sizes, window, and the dense MLPs of blocks without experts. The caller adds biases and
+// norms, then calls name_tensors. transformers 4.57 gives every block the window, whatever max_window_layers says
+// (only its flash attention, which no CPU has, looks at that key).
+[[nodiscard]] trunk_description read_qwen_trunk(config_reader& config, const trunk_defaults& defaults,
+                                                std::uint32_t dense_width);
 
 }  // namespace troupe::model
