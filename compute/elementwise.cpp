@@ -138,6 +138,40 @@ TROUPE_BODY void narrow_body(const float* __restrict source, std::size_t count, 
   }
 }
 
+TROUPE_BODY void add_body(float* __restrict sum, const float* __restrict value, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) sum[i] += value[i];
+}
+
+TROUPE_BODY float mean_square_body(const float* x, std::size_t count) {
+  constexpr std::size_t lanes = 64;  // four vectors side by side
+  float squares[lanes] = {};
+  std::size_t whole = count / lanes * lanes;
+  for (std::size_t i = 0; i < whole; i += lanes) {
+    for (std::size_t lane = 0; lane < lanes; ++lane) squares[lane] += x[i + lane] * x[i + lane];
+  }
+  float total = 0;
+  for (std::size_t i = whole; i < count; ++i) total += x[i] * x[i];
+  for (float part : squares) total += part;
+  return total / static_cast<float>(count);
+}
+
+TROUPE_BODY void rms_norm_body(const float* x, const float* __restrict weight, float epsilon, std::size_t count,
+                               float* y) {
+  float factor = 1.0F / __builtin_sqrtf(mean_square_body(x, count) + epsilon);
+  for (std::size_t i = 0; i < count; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+TROUPE_BODY void rotate_body(float* __restrict head, const float* __restrict cosines, const float* __restrict sines,
+                             std::size_t half) {
+  float* __restrict upper = head + half;
+  for (std::size_t i = 0; i < half; ++i) {
+    float low = head[i];
+    float high = upper[i];
+    head[i] = low * cosines[i] - high * sines[i];
+    upper[i] = high * cosines[i] + low * sines[i];
+  }
+}
+
 // clang-format off
 #define TROUPE_VARIANT(SUFFIX, TARGET)                                                                                 \
   TARGET void activate_##SUFFIX(model::activation act, float* gate, const float* up, const float* gate_bias,          \
@@ -153,6 +187,13 @@ TROUPE_BODY void narrow_body(const float* __restrict source, std::size_t count, 
   }                                                                                                                    \
   TARGET void narrow_##SUFFIX(const float* source, std::size_t count, std::byte* target) {                            \
     narrow_body(source, count, target);                                                                               \
+  }                                                                                                                    \
+  TARGET void add_##SUFFIX(float* sum, const float* value, std::size_t count) { add_body(sum, value, count); }        \
+  TARGET void rms_norm_##SUFFIX(const float* x, const float* weight, float epsilon, std::size_t count, float* y) {    \
+    rms_norm_body(x, weight, epsilon, count, y);                                                                      \
+  }                                                                                                                    \
+  TARGET void rotate_##SUFFIX(float* head, const float* cosines, const float* sines, std::size_t half) {              \
+    rotate_body(head, cosines, sines, half);                                                                          \
   }
 // clang-format on
 TROUPE_VARIANT(avx512, TROUPE_AVX512)
@@ -165,6 +206,9 @@ struct variant {
   decltype(&add_weighted_plain) add_weighted;
   decltype(&widen_plain) widen;
   decltype(&narrow_plain) narrow;
+  decltype(&add_plain) add;
+  decltype(&rms_norm_plain) rms_norm;
+  decltype(&rotate_plain) rotate;
 };
 
 const variant& chosen() {
@@ -172,12 +216,14 @@ const variant& chosen() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-      return variant{activate_avx512, add_weighted_avx512, widen_avx512, narrow_avx512};
+      return variant{activate_avx512, add_weighted_avx512, widen_avx512, narrow_avx512,
+                     add_avx512,      rms_norm_avx512,     rotate_avx512};
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      return variant{activate_avx2, add_weighted_avx2, widen_avx2, narrow_avx2};
+      return variant{activate_avx2, add_weighted_avx2, widen_avx2, narrow_avx2, add_avx2, rms_norm_avx2, rotate_avx2};
     }
-    return variant{activate_plain, add_weighted_plain, widen_plain, narrow_plain};
+    return variant{activate_plain, add_weighted_plain, widen_plain, narrow_plain,
+                   add_plain,      rms_norm_plain,     rotate_plain};
   }();
   return best;
 }
@@ -205,6 +251,16 @@ void activate(model::activation act, float* gate, const float* up, const float* 
 
 float add_weighted(float* sum, const float* value, const float* bias, float weight, std::size_t count) {
   return chosen().add_weighted(sum, value, bias, weight, count);
+}
+
+void add(float* sum, const float* value, std::size_t count) { chosen().add(sum, value, count); }
+
+void rms_norm(const float* x, const float* weight, float epsilon, std::size_t count, float* y) {
+  chosen().rms_norm(x, weight, epsilon, count, y);
+}
+
+void rotate_pairs(float* head, const float* cosines, const float* sines, std::size_t half) {
+  chosen().rotate(head, cosines, sines, half);
 }
 
 }  // namespace troupe::compute

@@ -21,4 +21,14 @@ void activate(model::activation act, float* gate, const float* up, const float* 
 // sum[i] += weight * (value[i] + bias[i]); returns the sum of the squares of (value[i] + bias[i]). bias may be nullptr.
 float add_weighted(float* sum, const float* value, const float* bias, float weight, std::size_t count);
 
+// sum[i] += value[i]
+void add(float* sum, const float* value, std::size_t count);
+
+// y[i] = x[i] / sqrt(mean of x squared + epsilon) * weight[i]; y may be x.
+void rms_norm(const float* x, const float* weight, float epsilon, std::size_t count, float* y);
+
+// Rotary embedding in place: the pairs (head[i], head[i + half]) are turned by the angles whose cosines and sines are
+// given, [half] each.
+void rotate_pairs(float* head, const float* cosines, const float* sines, std::size_t half);
+
 }  // namespace troupe::compute

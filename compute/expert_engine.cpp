@@ -74,11 +74,14 @@ struct expert_engine::worker_state {
 };
 
 expert_engine::expert_engine(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads)
+    : expert_engine(std::move(kernel), std::make_shared<work_team>(threads)) {}
+
+expert_engine::expert_engine(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team)
     : kernel_(std::move(kernel)),
-      team_(threads),
+      team_(std::move(team)),
       scratch_limit_(limits::device_scratch_bytes_min),
       pass_(std::make_unique<pass>()),
-      workers_(threads) {}
+      workers_(team_->threads()) {}
 
 expert_engine::~expert_engine() = default;
 
@@ -106,11 +109,11 @@ result<void> expert_engine::run(const engine_batch& batch, std::span<double> wei
       auto first = [this](std::uint32_t number, std::uint32_t worker) {
         run_first(pass_->first[number], workers_[worker]);
       };
-      if (auto done = team_.run(static_cast<std::uint32_t>(pass_->first.size()), alone, first); !done) return done;
+      if (auto done = team_->run(static_cast<std::uint32_t>(pass_->first.size()), alone, first); !done) return done;
       auto second = [this](std::uint32_t number, std::uint32_t worker) {
         run_second(pass_->second[number], number, workers_[worker]);
       };
-      if (auto done = team_.run(static_cast<std::uint32_t>(pass_->second.size()), alone, second); !done) return done;
+      if (auto done = team_->run(static_cast<std::uint32_t>(pass_->second.size()), alone, second); !done) return done;
       add_norms(weighted_norms);
     }
   } catch (const std::bad_alloc&) {
@@ -124,13 +127,13 @@ result<void> expert_engine::run(const engine_batch& batch, std::span<double> wei
 std::uint32_t expert_engine::rows_per_product(const packed_expert& expert) const {
   std::size_t per_row =
       expert.first.inputs() * bytes_per_element(kernel_->type()) + 2 * panels_per_product * panel_width * sizeof(float);
-  std::size_t rows = scratch_limit_ / 2 / team_.threads() / per_row;
+  std::size_t rows = scratch_limit_ / 2 / team_->threads() / per_row;
   return static_cast<std::uint32_t>(std::clamp<std::size_t>(rows / 16 * 16, 16, limits::rows_per_product_max));
 }
 
 // ... and half for what a pass holds: the rows from `begin` on that fit, at least one.
 std::uint32_t expert_engine::end_of_pass(const packed_expert& expert, std::uint32_t begin) const {
-  std::size_t per_row = second_panels_max * panel_width * sizeof(float) * team_.threads();
+  std::size_t per_row = second_panels_max * panel_width * sizeof(float) * team_->threads();
   std::size_t per_assignment =
       expert.first.panels() * panel_width * bytes_per_element(kernel_->type()) + expert.second.panels() * sizeof(float);
   auto rows = static_cast<std::uint32_t>(pass_->assignments_of_row.size());
@@ -177,7 +180,7 @@ void expert_engine::plan_first(const packed_expert& expert) {
   current.first.clear();
   std::uint32_t panels = expert.first.panels();
   auto groups = std::max<std::uint32_t>(1, static_cast<std::uint32_t>(current.groups.size()));
-  std::uint32_t pieces = ceil_div(tasks_per_thread * team_.threads(), groups);
+  std::uint32_t pieces = ceil_div(tasks_per_thread * team_->threads(), groups);
   std::uint32_t step = std::max(1U, panels / std::max(1U, pieces));
   for (std::uint32_t g = 0; g < current.groups.size(); ++g) {
     for (std::uint32_t row = 0; row < current.groups[g].count; row += current.product_rows) {
@@ -197,7 +200,7 @@ void expert_engine::plan_second(const packed_expert& expert) {
   auto& current = *pass_;
   current.second.clear();
   std::uint32_t panels = expert.second.panels();
-  std::uint32_t step = std::clamp(panels / (tasks_per_thread * team_.threads()), 1U, second_panels_max);
+  std::uint32_t step = std::clamp(panels / (tasks_per_thread * team_->threads()), 1U, second_panels_max);
   for (std::uint32_t panel = 0; panel < panels; panel += step) {
     current.second.push_back({.panel_begin = panel, .panel_end = std::min(panels, panel + step)});
   }

@@ -42,12 +42,14 @@ struct engine_batch {
 
 class expert_engine {
  public:
-  // @pre threads is 1 .. limits::device_threads_max
+  // With a team of its own. @pre threads is 1 .. limits::device_threads_max
   expert_engine(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads);
+  // With one that others use, too, from the same thread.
+  expert_engine(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team);
   ~expert_engine();
 
   [[nodiscard]] const product_kernel& kernel() const { return *kernel_; }
-  [[nodiscard]] std::uint32_t threads() const { return team_.threads(); }
+  [[nodiscard]] std::uint32_t threads() const { return team_->threads(); }
   [[nodiscard]] std::size_t scratch_bytes() const;
   void limit_scratch(std::size_t bytes) { scratch_limit_ = bytes; }
 
@@ -75,7 +77,7 @@ class expert_engine {
   [[nodiscard]] const std::byte* gather(const first_task& task, worker_state& worker);
 
   std::shared_ptr<const product_kernel> kernel_;
-  work_team team_;
+  std::shared_ptr<work_team> team_;
   std::size_t scratch_limit_;
   std::unique_ptr<pass> pass_;
   std::vector<worker_state> workers_;

@@ -44,10 +44,8 @@ class amx_kernel final : public product_kernel {
   std::string name() const override { return "AMX bf16 tiles"; }
   // 16 rows of a are read side by side: a gap of one cache line keeps them from falling on the same few cache places.
   std::uint32_t row_stride(std::uint32_t inputs) const override { return inputs + 32; }
-  void multiply(const product& p) const override {
-    if (p.rows <= few_rows_max) return few_rows_multiply(p, row_stride(p.inputs));
-    amx_multiply(p, row_stride(p.inputs));
-  }
+  // Tiles even for one row: they are as fast as memory, and a row then has the same bits among any number of others.
+  void multiply(const product& p) const override { amx_multiply(p, row_stride(p.inputs)); }
 };
 
 // bf16 rows and panels on a processor without bf16 instructions: one panel at a time is widened to f32 (exact) and

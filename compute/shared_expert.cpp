@@ -18,7 +18,8 @@ namespace troupe::compute {
 // A shared expert is an expert that every row chooses: the engine of the routed ones computes it, with the sigmoid of
 // its gate as the gate weight.
 struct shared_expert::state {
-  state(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads) : engine(std::move(kernel), threads) {}
+  state(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team)
+      : engine(std::move(kernel), std::move(team)) {}
 
   expert_engine engine;
   packed_expert expert;
@@ -44,7 +45,7 @@ matrix_piece f32_rows(std::uint32_t out, std::uint32_t in, std::size_t offset) {
 }
 
 result<void> check_sizes(const shared_expert_weights& weights, std::uint32_t hidden, std::uint32_t width,
-                         model::activation act, std::uint32_t threads) {
+                         model::activation act) {
   std::size_t size = std::size_t{hidden} * width;
   bool fits = size != 0 && weights.up.size() == size && weights.down.size() == size &&
               weights.gate.size() == (model::is_gated(act) ? size : 0) &&
@@ -56,10 +57,6 @@ result<void> check_sizes(const shared_expert_weights& weights, std::uint32_t hid
                     "weights; check the checkpoint's shapes",
                     hidden, width, weights.gate.size(), weights.up.size(), weights.down.size(),
                     weights.sigmoid_gate.size()));
-  }
-  if (threads == 0 || threads > limits::device_threads_max) {
-    return fail(errc::invalid_request,
-                fmt::format("a shared expert with {} threads; use 1 to {}", threads, limits::device_threads_max));
   }
   return {};
 }
@@ -75,16 +72,27 @@ float sigmoid_of_product(const float* x, const std::vector<float>& gate) {
 result<shared_expert> shared_expert::make(const shared_expert_weights& weights, std::uint32_t hidden,
                                           std::uint32_t width, model::activation act, dtype type,
                                           std::uint32_t threads) {
-  if (auto fine = check_sizes(weights, hidden, width, act, threads); !fine) return fail(fine.error());
-  auto kernel = make_product_kernel(type);
-  if (!kernel) return fail(kernel.error());
-  std::unique_ptr<state> made;
+  if (threads == 0 || threads > limits::device_threads_max) {
+    return fail(errc::invalid_request,
+                fmt::format("a shared expert with {} threads; use 1 to {}", threads, limits::device_threads_max));
+  }
+  std::shared_ptr<work_team> team;
   try {
-    made = std::make_unique<state>(*kernel, threads);
+    team = std::make_shared<work_team>(threads);
   } catch (const std::system_error& problem) {
     return fail(errc::out_of_memory, fmt::format("{} threads for a shared expert could not be started: {}; use fewer",
                                                  threads, problem.what()));
   }
+  return make(weights, hidden, width, act, type, std::move(team));
+}
+
+result<shared_expert> shared_expert::make(const shared_expert_weights& weights, std::uint32_t hidden,
+                                          std::uint32_t width, model::activation act, dtype type,
+                                          std::shared_ptr<work_team> team) {
+  if (auto fine = check_sizes(weights, hidden, width, act); !fine) return fail(fine.error());
+  auto kernel = make_product_kernel(type);
+  if (!kernel) return fail(kernel.error());
+  auto made = std::make_unique<state>(*kernel, std::move(team));
   made->expert =
       packed_expert::of({.hidden = hidden, .width = width, .act = act, .has_bias = false}, type, (*kernel)->form());
   made->sigmoid_gate.assign(weights.sigmoid_gate.begin(), weights.sigmoid_gate.end());

@@ -1,6 +1,6 @@
 // The MLP of a layer that every row passes (model::shared_expert), added to what the routed experts gave.
 //
-// Thread rule: one thread at a time. With more than one thread it has a team of its own.
+// Thread rule: one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -9,6 +9,7 @@
 
 #include "common/error.hpp"
 #include "common/tensor.hpp"
+#include "compute/work_team.hpp"
 #include "model/description.hpp"
 
 namespace troupe::compute {
@@ -27,6 +28,10 @@ class shared_expert {
   [[nodiscard]] static result<shared_expert> make(const shared_expert_weights& weights, std::uint32_t hidden,
                                                   std::uint32_t width, model::activation act, dtype type,
                                                   std::uint32_t threads);
+  // With a team that others use, too, from the same thread.
+  [[nodiscard]] static result<shared_expert> make(const shared_expert_weights& weights, std::uint32_t hidden,
+                                                  std::uint32_t width, model::activation act, dtype type,
+                                                  std::shared_ptr<work_team> team);
   shared_expert(shared_expert&&) noexcept;
   shared_expert& operator=(shared_expert&&) noexcept;
   ~shared_expert();
