@@ -3,8 +3,6 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
 
 #include <fmt/format.h>
 #include <boost/asio/post.hpp>
@@ -13,6 +11,7 @@
 #include <boost/beast/http/write.hpp>
 
 #include "common/http/errors.hpp"
+#include "common/http/exchange.hpp"
 #include "common/http/target.hpp"
 
 namespace troupe::http {
@@ -22,64 +21,6 @@ namespace asio = boost::asio;
 namespace beast_http = boost::beast::http;
 using boost::system::error_code;
 
-class pending_exchange : public exchange {
- public:
-  pending_exchange(std::shared_ptr<server_core> core, std::weak_ptr<connection> owner, std::uint64_t number)
-      : core_(std::move(core)), owner_(std::move(owner)), number_(number) {}
-
-  ~pending_exchange() override {
-    if (!answered_) post_answer(error_response(500, "internal", "the request was dropped without an answer"));
-  }
-
-  void reply(response answer) override {
-    if (!answered_.exchange(true)) post_answer(std::move(answer));
-  }
-
-  void reply_with(std::function<response()> make) override {
-    if (answered_.exchange(true)) return;
-    asio::post(core_->io, [owner = owner_, number = number_, moved = std::move(make)] {
-      if (auto alive = owner.lock()) alive->finish(number, moved());
-    });
-  }
-
-  void on_cancel(std::function<void()> on_gone) override {
-    {
-      std::lock_guard lock(mutex_);
-      if (!gone_) {
-        on_gone_ = std::move(on_gone);
-        return;
-      }
-    }
-    on_gone();
-  }
-
-  void client_is_gone() {
-    std::function<void()> notify;
-    {
-      std::lock_guard lock(mutex_);
-      gone_ = true;
-      notify = std::move(on_gone_);
-      on_gone_ = nullptr;
-    }
-    if (notify && !answered_) notify();
-  }
-
- private:
-  void post_answer(response answer) {
-    asio::post(core_->io, [owner = owner_, number = number_, moved = std::move(answer)]() mutable {
-      if (auto alive = owner.lock()) alive->finish(number, std::move(moved));
-    });
-  }
-
-  std::shared_ptr<server_core> core_;
-  std::weak_ptr<connection> owner_;
-  std::uint64_t number_;
-  std::atomic<bool> answered_{false};
-  std::mutex mutex_;
-  std::function<void()> on_gone_;
-  bool gone_{};
-};
-
 bool is_acceptable_id(std::string_view id) {
   return !id.empty() && id.size() <= 128 && std::ranges::all_of(id, [](char c) { return c > 0x20 && c < 0x7f; });
 }
@@ -87,7 +28,7 @@ bool is_acceptable_id(std::string_view id) {
 }  // namespace
 
 connection::connection(std::shared_ptr<server_core> core, asio::ip::tcp::socket socket)
-    : core_(std::move(core)), socket_(std::move(socket)), timer_(core_->io) {
+    : core_(std::move(core)), socket_(std::move(socket)), timer_(core_->io), ping_timer_(core_->io) {
   ++core_->connections;
 }
 
@@ -99,6 +40,8 @@ connection::~connection() {
 void connection::start() {
   error_code ignored;
   socket_.set_option(asio::ip::tcp::no_delay(true), ignored);
+  const auto remote = socket_.remote_endpoint(ignored);
+  peer_ = fmt::format("{}:{}", remote.address().to_string(), remote.port());
   await_request();
 }
 
@@ -107,7 +50,8 @@ void connection::close() {
   timer_.cancel();
   error_code ignored;
   socket_.close(ignored);
-  if (auto waiting = std::static_pointer_cast<pending_exchange>(exchange_.lock())) waiting->client_is_gone();
+  end_stream();
+  if (auto waiting = exchange_.lock()) waiting->client_is_gone();
   exchange_.reset();
 }
 
@@ -203,6 +147,7 @@ void connection::on_header(error_code failure) {
   if (!split_target(target, request_.path, request_.query)) {
     return send(error_response(400, "invalid_request", "the request target is malformed"));
   }
+  request_.client = peer_;
   if (const auto* chosen = find_route(request_)) prepare_body(*chosen);
 }
 
@@ -305,23 +250,30 @@ void connection::watch_client() {
 }
 
 void connection::finish(std::uint64_t number, response answer) {
-  if (number != number_ || !handling_ || !socket_.is_open()) return;
+  if (!is_handling(number)) return;
   const auto until_return = std::move(alive_);
   handling_ = false;
+  end_stream();
   exchange_.reset();
   send(std::move(answer));
+}
+
+bool connection::is_handling(std::uint64_t number) const { return number == number_ && handling_ && socket_.is_open(); }
+
+void connection::make_head(unsigned status, const std::string& content_type, const header_list& headers) {
+  const auto version = parser_ && parser_->is_header_done() ? parser_->get().version() : 11U;
+  outgoing_.emplace(static_cast<beast_http::status>(status), version);
+  outgoing_->set(beast_http::field::server, core_->options.name);
+  outgoing_->set(beast_http::field::content_type, content_type);
+  if (!id_.empty()) outgoing_->set("X-Request-Id", id_);
+  for (const auto& [name, value] : headers) outgoing_->set(name, value);
+  outgoing_->keep_alive(keep_alive_ && !core_->stopping);
 }
 
 void connection::send(response answer) {
   if (!socket_.is_open()) return;
   release_body();
-  const auto version = parser_ && parser_->is_header_done() ? parser_->get().version() : 11U;
-  outgoing_.emplace(static_cast<beast_http::status>(answer.status), version);
-  outgoing_->set(beast_http::field::server, core_->options.name);
-  outgoing_->set(beast_http::field::content_type, answer.content_type);
-  if (!id_.empty()) outgoing_->set("X-Request-Id", id_);
-  for (const auto& [name, value] : answer.headers) outgoing_->set(name, value);
-  outgoing_->keep_alive(keep_alive_ && !core_->stopping);
+  make_head(answer.status, answer.content_type, answer.headers);
   const auto bytes = answer.body.size();
   if (!head_only_) outgoing_->body() = std::move(answer.body);
   outgoing_->content_length(bytes);

@@ -21,6 +21,8 @@
 namespace troupe::http {
 
 class connection;
+class pending_exchange;
+class stream_buffer;
 
 // What all connections share. Owned by the server; lives as long as the last exchange.
 struct server_core {
@@ -48,6 +50,12 @@ class connection : public std::enable_shared_from_this<connection> {
   void close_when_idle();
   // The answer to request number `number` of this connection; ignored when that one is over.
   void finish(std::uint64_t number, response answer);
+  // Is request number `number` with its handler, and its client there?
+  [[nodiscard]] bool is_handling(std::uint64_t number) const;
+  // The answer to the current request comes piece by piece.
+  void begin_stream(std::shared_ptr<stream_buffer> buffer);
+  // Sends what waits in the stream's buffer.
+  void pump_stream();
 
  private:
   using request_parser = boost::beast::http::request_parser<boost::beast::http::string_body>;
@@ -64,7 +72,13 @@ class connection : public std::enable_shared_from_this<connection> {
   void dispatch();
   void watch_client();
   void fail(boost::system::error_code failure);
+  void make_head(unsigned status, const std::string& content_type, const header_list& headers);
   void send(response answer);
+  void begin_chunks();
+  void write_stream(bool is_last);
+  void on_stream_end();
+  void end_stream();
+  void arm_ping();
   void linger();
   void read_and_discard();
   void arm(std::chrono::milliseconds time);
@@ -76,10 +90,17 @@ class connection : public std::enable_shared_from_this<connection> {
   boost::beast::flat_buffer buffer_;
   std::optional<request_parser> parser_;
   std::optional<outgoing> outgoing_;
+  // The answer that is being streamed: what the handler has written, what the socket is writing, and the pings.
+  std::shared_ptr<stream_buffer> stream_;
+  std::string stream_bytes_;
+  boost::asio::steady_timer ping_timer_;
+  bool stream_writes_{};
+  bool stream_began_{};
+  std::string peer_;  // address and port
   request request_;
   std::string id_;  // request_.id, kept for the answer
   const route* route_{};
-  std::weak_ptr<exchange> exchange_;
+  std::weak_ptr<pending_exchange> exchange_;
   std::shared_ptr<connection> alive_;  // itself, while a handler has the request and no socket operation holds it
   std::uint64_t number_{};             // of the current request; older answers are ignored
   std::uint64_t reserved_bytes_{};     // this connection's part of server_core::body_bytes

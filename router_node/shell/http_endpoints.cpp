@@ -64,10 +64,27 @@ void handle_layer(const model_plan& plan, layer_gateway& gateway, http::request 
   exchange->on_cancel([&gateway, number = *number] { gateway.cancel(number); });
 }
 
-http::response list_models(const model::description& model, std::int64_t created) {
-  const nlohmann::json entry{{"id", model.name}, {"object", "model"}, {"created", created}, {"owned_by", "troupe"}};
-  const nlohmann::json list{{"object", "list"}, {"data", nlohmann::json::array({entry})}};
-  return {.body = list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+http::response json_answer(const nlohmann::json& document) {
+  return {.body = document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
+}
+
+std::vector<http::route> model_routes(const model::description& model, std::uint32_t context_tokens) {
+  const auto created =
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
+  nlohmann::json entry{{"id", model.name}, {"object", "model"}, {"created", created}, {"owned_by", "troupe"}};
+  if (context_tokens > 0) entry["max_model_len"] = context_tokens;
+  return {{"GET", "/v1/models", 0,
+           [entry](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
+             exchange->reply(json_answer({{"object", "list"}, {"data", nlohmann::json::array({entry})}}));
+           }},
+          {"GET", "/v1/models/{model}", 0,
+           [entry, &model](const http::request& asked, const std::shared_ptr<http::exchange>& exchange) {
+             if (asked.parameter == model.name) return exchange->reply(json_answer(entry));
+             exchange->reply(http::error_response(
+                 404, "model_not_found",
+                 fmt::format("there is no model '{}' here; GET /v1/models lists '{}'", asked.parameter, model.name),
+                 "model"));
+           }}};
 }
 
 }  // namespace
@@ -114,17 +131,14 @@ std::string write_layer_body(const layer_answer& answer) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model, layer_gateway& gateway) {
-  const auto created =
-      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  return {{"POST", "/v1/layers/{layer}", limits::http_layer_body_bytes_max,
-           [&plan, &gateway](http::request request, const std::shared_ptr<http::exchange>& exchange) {
-             handle_layer(plan, gateway, std::move(request), exchange);
-           }},
-          {"GET", "/v1/models", 0,
-           [&model, created](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
-             exchange->reply(list_models(model, created));
-           }}};
+std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model, layer_gateway& gateway,
+                                      std::uint32_t context_tokens) {
+  auto routes = model_routes(model, context_tokens);
+  routes.push_back({"POST", "/v1/layers/{layer}", limits::http_layer_body_bytes_max,
+                    [&plan, &gateway](http::request request, const std::shared_ptr<http::exchange>& exchange) {
+                      handle_layer(plan, gateway, std::move(request), exchange);
+                    }});
+  return routes;
 }
 
 }  // namespace troupe::router

@@ -1,4 +1,4 @@
-// The router's HTTP routes beside the probes: POST /v1/layers/{layer} and GET /v1/models.
+// The router's HTTP routes beside the probes and the texts: POST /v1/layers/{layer}, GET /v1/models and its entries.
 // Handlers run on the HTTP server's thread; layer jobs go to the router's thread through `layer_gateway`.
 #pragma once
 
@@ -43,8 +43,9 @@ struct field_error {
 // The body of the answer.
 [[nodiscard]] std::string write_layer_body(const layer_answer& answer);
 
-// `plan`, `gateway` and `model` outlive the server.
+// `plan`, `gateway` and `model` outlive the server. `context_tokens`: what prompt and answer may have together, of
+// models that answer with text; 0 otherwise.
 [[nodiscard]] std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model,
-                                                    layer_gateway& gateway);
+                                                    layer_gateway& gateway, std::uint32_t context_tokens = 0);
 
 }  // namespace troupe::router

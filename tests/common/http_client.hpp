@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace troupe::testing {
 
@@ -78,6 +79,34 @@ class http_client {
     answer.body = unread_.substr(0, wanted);
     unread_.erase(0, wanted);
     return answer;
+  }
+
+  // One chunk of a chunked body; empty: the last one, or the connection ended.
+  std::string receive_chunk() {
+    std::size_t end = 0;
+    while ((end = unread_.find("\r\n")) == std::string::npos) {
+      if (!fill()) return {};
+    }
+    const auto bytes = std::strtoull(unread_.c_str(), nullptr, 16);
+    while (unread_.size() < end + 2 + bytes + 2 && fill()) {
+    }
+    auto chunk = unread_.substr(end + 2, bytes);
+    unread_.erase(0, end + 2 + bytes + 2);
+    return chunk;
+  }
+
+  // A whole chunked body.
+  std::string receive_chunks() {
+    std::string all;
+    for (auto chunk = receive_chunk(); !chunk.empty(); chunk = receive_chunk()) all += chunk;
+    return all;
+  }
+
+  // Everything up to the end of the connection, as it comes.
+  std::string receive_rest() {
+    while (fill()) {
+    }
+    return std::exchange(unread_, std::string());
   }
 
   http_answer call(std::string_view method, std::string_view path, std::string_view body = {},

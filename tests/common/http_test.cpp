@@ -162,6 +162,14 @@ TEST_F(http_server, o8_connections_are_bounded) {
   EXPECT_EQ(first.call("POST", "/echo/a", "x").status, 200);
 }
 
+TEST_F(http_server, o8_idle_connections_give_their_places_back) {
+  start({.connections_max = 20, .header_timeout = 50ms, .idle_timeout = 50ms});
+  std::vector<std::unique_ptr<http_client>> idle;
+  for (int i = 0; i < 20; ++i) idle.push_back(std::make_unique<http_client>(server_->port()));
+  for (const auto& one : idle) EXPECT_TRUE(one->at_end());
+  EXPECT_EQ(http_client(server_->port()).call("POST", "/echo/a", "x").status, 200);
+}
+
 TEST_F(http_server, a_client_that_goes_away_cancels_its_request) {
   start();
   http_client client(server_->port());
