@@ -17,7 +17,7 @@ inline constexpr std::size_t gib = 1024 * mib;
 
 // Bumped in the major number when an old peer could misread a new message, in the minor number otherwise.
 inline constexpr std::uint8_t wire_version_major = 1;
-inline constexpr std::uint8_t wire_version_minor = 0;
+inline constexpr std::uint8_t wire_version_minor = 1;
 // What a process calls itself in handshakes, /version and --version.
 inline constexpr const char* software = "troupe/0.1.0";
 // Envelope plus the five tensors of a layer reply is the largest message that exists.
@@ -327,5 +327,20 @@ static_assert(heartbeat_lost_after < stall_patience);
 // What a refused client is told to wait: an estimate within these bounds.
 inline constexpr std::chrono::seconds generation_retry_min = 1s;
 inline constexpr std::chrono::seconds generation_retry_max = 60s;
+// A prompt as text or messages: room for a context of about a million tokens.
+inline constexpr std::size_t prompt_bytes_max = 4 * mib;
+// Prompts that wait to be put into tokens, and their bytes together. Past it: overloaded.
+inline constexpr std::size_t prompts_waiting_max = 1024;
+inline constexpr std::size_t prompts_waiting_bytes_max = 64 * mib;
+inline constexpr std::size_t stop_strings_max = 16;
+inline constexpr std::size_t stop_string_bytes_max = 1024;
+inline constexpr std::size_t stop_token_ids_max = 256;
+inline constexpr std::size_t logit_bias_max = 1024;
+// Streams of one router over ZeroMQ, waiting and running.
+inline constexpr std::size_t client_streams_max = 4096;
+// A stream that has nothing to tell says that it is alive: clients notice a hung router, the router a client that left.
+inline constexpr std::chrono::milliseconds stream_alive_interval = 1s;
+// One message of events to one client; more than a step ever brings to one.
+inline constexpr std::size_t stream_message_bytes_max = mib;
 
 }  // namespace troupe::limits

@@ -68,6 +68,7 @@ struct token_event {
   std::vector<token_logprob> top;  // best first
   std::uint8_t flags{};            // 0: exact; flag_substituted, flag_renormalised
   std::vector<std::uint32_t> inexact_layers;
+  bool is_last{};  // generation_end follows at once: doors may tell both together
 };
 
 enum class finish_reason : std::uint8_t { stop, length };

@@ -27,6 +27,12 @@ degrade to_degrade(proto::Degrade value) {
   }
 }
 
+// Without a client id the connection stands for it.
+template <class Request>
+const std::string& client_of(const client_address& to, const Request& request) {
+  return request.client_id().empty() ? to.routing_id : request.client_id();
+}
+
 template <class Request>
 result<layer_job> make_job(const model_plan& plan, const Request& request,
                            const std::shared_ptr<const wire::incoming_message>& message, time_point now) {
@@ -48,14 +54,16 @@ result<layer_job> make_job(const model_plan& plan, const Request& request,
 }  // namespace
 
 client_server::client_server(std::vector<wire::socket> sockets, const router_identity& self, const model_plan& plan,
-                             layer_service& service, info_desk& desk, router_metrics& metrics)
+                             layer_service& service, info_desk& desk, router_metrics& metrics, std::uint64_t seed,
+                             std::function<void()> wake)
     : sockets_(std::move(sockets)),
       self_(self),
       plan_(plan),
       service_(service),
       desk_(desk),
       metrics_(metrics),
-      replays_(limits::replay_cache_bytes_max, limits::replay_cache_age_max) {}
+      replays_(limits::replay_cache_bytes_max, limits::replay_cache_age_max),
+      streams_(*this, metrics, seed, std::move(wake)) {}
 
 client_server::~client_server() = default;
 
@@ -64,6 +72,7 @@ void client_server::add_to(wire::poller& poller) {
 }
 
 bool client_server::handle(time_point now) {
+  streams_.handle(now);
   bool may_have_more = false;
   for (std::size_t i = 0; i < sockets_.size(); ++i) {
     int count = 0;
@@ -94,8 +103,15 @@ void client_server::handle_message(std::size_t socket, wire::received& got, time
       return on_experts(to, envelope.experts(), std::move(*got.message), now);
     case proto::ClientToRouter::kInfo:
       return on_info(to, envelope.info(), now);
-    case proto::ClientToRouter::BODY_NOT_SET:
-      return send_failure(to, 0, {errc::invalid_request, "body: not set; send hello, layer, experts or info"});
+    case proto::ClientToRouter::kGenerate:
+      return on_generate(to, std::move(got.user_id), envelope.generate(), now);
+    case proto::ClientToRouter::kCancel:
+      return streams_.cancel({client_of(to, envelope.cancel()), envelope.cancel().request_id()});
+    case proto::ClientToRouter::kTokenize:
+      if (!may_ask(to, {envelope.tokenize().request_id(), {}})) return;
+      return streams_.tokenize(to, envelope.tokenize());
+    case proto::ClientToRouter::BODY_NOT_SET:  // the parser has refused it
+      return send_failure(to, 0, {errc::invalid_request, "body: not set"});
   }
 }
 
@@ -145,7 +161,7 @@ bool client_server::has_said_hello(const address& to) {
 
 // -- requests -----------------------------------------------------------------------------------------------------
 
-bool client_server::begin(const address& to, const request_name& name, time_point now) {
+bool client_server::may_ask(const address& to, const request_name& name) {
   const auto refuse = [&](errc code, std::string message) {
     send_failure(to, name.number, {code, std::move(message)});
     return false;
@@ -156,10 +172,17 @@ bool client_server::begin(const address& to, const request_name& name, time_poin
                   fmt::format("client_id: {} bytes, at most {}", name.key.client.size(), limits::client_id_bytes_max));
   }
   if (is_closed_) return refuse(errc::unavailable, "this router is stopping; use another one");
+  return true;
+}
+
+bool client_server::begin(const address& to, const request_name& name, time_point now) {
+  if (!may_ask(to, name)) return false;
   const auto known = replays_.begin(name.key, now);
   switch (known.is) {
     case decltype(replays_)::state::in_progress:
-      return refuse(errc::in_progress, fmt::format("request {} is being executed; its answer will come", name.number));
+      send_failure(to, name.number,
+                   {errc::in_progress, fmt::format("request {} is being executed; its answer will come", name.number)});
+      return false;
     case decltype(replays_)::state::answered:
       send_answer(to, name.number, known.answer);
       return false;
@@ -171,8 +194,7 @@ bool client_server::begin(const address& to, const request_name& name, time_poin
 
 void client_server::on_layer(const address& to, const proto::LayerRequest& request, wire::incoming_message message,
                              time_point now) {
-  const auto& client = request.client_id().empty() ? to.routing_id : request.client_id();
-  const request_name name{request.request_id(), {client, request.request_id()}};
+  const request_name name{request.request_id(), {client_of(to, request), request.request_id()}};
   if (!begin(to, name, now)) return;
   auto kept = std::make_shared<const wire::incoming_message>(std::move(message));
   run(to, name, make_job(plan_, request, kept, now), now);
@@ -180,8 +202,7 @@ void client_server::on_layer(const address& to, const proto::LayerRequest& reque
 
 void client_server::on_experts(const address& to, const proto::ExpertsRequest& request, wire::incoming_message message,
                                time_point now) {
-  const auto& client = request.client_id().empty() ? to.routing_id : request.client_id();
-  const request_name name{request.request_id(), {client, request.request_id()}};
+  const request_name name{request.request_id(), {client_of(to, request), request.request_id()}};
   if (!begin(to, name, now)) return;
   auto kept = std::make_shared<const wire::incoming_message>(std::move(message));
   auto job = make_job(plan_, request, kept, now);
@@ -222,6 +243,13 @@ void client_server::finish(const address& to, const request_name& name, layer_ou
   send_answer(to, name.number, *outcome);
   replays_.finish(name.key, *outcome, (*outcome)->bytes(), std::chrono::steady_clock::now());
   metrics_.on_replay_cache(replays_.bytes());
+}
+
+void client_server::on_generate(const address& to, std::string user, const proto::GenerateRequest& request,
+                                time_point now) {
+  const request_name name{request.request_id(), {client_of(to, request), request.request_id()}};
+  if (!may_ask(to, name)) return;
+  streams_.generate(to, name.key, user.empty() ? name.key.client : std::move(user), request, now);
 }
 
 void client_server::on_info(const address& to, const proto::InfoRequest& request, time_point now) {
@@ -278,10 +306,15 @@ void client_server::send_failure(const address& to, std::uint64_t number, const 
   failure.set_request_id(number);
   failure.mutable_error()->set_code(static_cast<proto::ErrorCode>(reason.code));
   failure.mutable_error()->set_message(reason.message);
+  failure.set_elsewhere(is_closed_ && reason.code == errc::unavailable);
   if (is_retryable(reason.code)) {
     failure.mutable_error()->set_retry_after_ms(static_cast<std::uint64_t>(limits::retry_hint.count()));
   }
   send(to, envelope, wire::outgoing_message(to.kind));
+}
+
+result<void> client_server::send(const address& to, const proto::RouterToClient& envelope) {
+  return wire::outgoing_message(to.kind).send(sockets_[to.socket], envelope, to.routing_id);
 }
 
 // A client that is gone, or does not read, gets nothing: it will ask again under the same number, or not at all.

@@ -1,4 +1,5 @@
-// The conversation with clients over ZeroMQ (docs/wire-client-router.md): handshake, layer requests, questions.
+// The conversation with clients over ZeroMQ (docs/wire-client-router.md): handshake, layer requests, questions; text is
+// handed to client_streams.
 //
 // A request that is repeated is never executed twice: while it runs its twin is told so, afterwards it gets the same
 // answer from a bounded cache (faults.md W12). Errors are not kept: such a request may be tried again.
@@ -6,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <memory>
 #include <string>
@@ -13,16 +15,18 @@
 #include <vector>
 
 #include "common/error.hpp"
-#include "common/wire/checksum.hpp"
 #include "common/wire/framing.hpp"
 #include "common/wire/socket.hpp"
 #include "router_node/core/layer_plan.hpp"
 #include "router_node/core/replay_cache.hpp"
+#include "router_node/shell/client_door.hpp"
+#include "router_node/shell/client_streams.hpp"
 #include "router_node/shell/layer_job.hpp"
 #include "router_node/shell/router_identity.hpp"
 
 namespace troupe::proto {
 class ExpertsRequest;
+class GenerateRequest;
 class Hello;
 class InfoRequest;
 class LayerRequest;
@@ -35,26 +39,24 @@ class info_desk;
 class layer_service;
 class router_metrics;
 
-class client_server {
+class client_server final : private client_door {
  public:
-  // All references are borrowed. The sockets are bound ROUTER sockets.
+  // All references are borrowed. The sockets are bound ROUTER sockets. `seed` and `wake`: as in client_streams.
   client_server(std::vector<wire::socket> sockets, const router_identity& self, const model_plan& plan,
-                layer_service& service, info_desk& desk, router_metrics& metrics);
-  ~client_server();
+                layer_service& service, info_desk& desk, router_metrics& metrics, std::uint64_t seed,
+                std::function<void()> wake);
+  ~client_server() override;
 
   void add_to(wire::poller& poller);
   // Reads what has arrived, but not more than a bounded number. True: there may be more.
   bool handle(time_point now);
   // From now on new requests are refused as unavailable.
   void close() { is_closed_ = true; }
+  [[nodiscard]] client_streams& streams() { return streams_; }
+  [[nodiscard]] time_point next_tick() const { return streams_.next_tick(); }
 
  private:
-  // Whom to answer, and how.
-  struct address {
-    std::size_t socket{};
-    std::string routing_id;
-    wire::checksum_kind kind{};
-  };
+  using address = client_address;
   struct request_name {
     std::uint64_t number{};
     client_request key;
@@ -67,13 +69,18 @@ class client_server {
                   time_point now);
   void on_info(const address& to, const proto::InfoRequest& request, time_point now);
 
-  // False: answered already (repeated, closed, or malformed name).
+  void on_generate(const address& to, std::string user, const proto::GenerateRequest& request, time_point now);
+
+  // False: answered already (no handshake, closed, or malformed name).
+  bool may_ask(const address& to, const request_name& name);
+  // The same, and repeated requests.
   bool begin(const address& to, const request_name& name, time_point now);
   void run(const address& to, const request_name& name, result<layer_job> job, time_point now);
   void finish(const address& to, const request_name& name, layer_outcome outcome);
 
   void send_answer(const address& to, std::uint64_t number, const std::shared_ptr<const layer_answer>& answer);
-  void send_failure(const address& to, std::uint64_t number, const error& reason);
+  void send_failure(const address& to, std::uint64_t number, const error& reason) override;
+  result<void> send(const address& to, const proto::RouterToClient& envelope) override;
   void send(const address& to, const proto::RouterToClient& envelope, wire::outgoing_message message);
   [[nodiscard]] bool has_said_hello(const address& to);
 
@@ -88,6 +95,7 @@ class client_server {
   std::list<std::string> sessions_;
   std::unordered_map<std::string, std::list<std::string>::iterator> session_places_;
   bool is_closed_{};
+  client_streams streams_;
 };
 
 }  // namespace troupe::router

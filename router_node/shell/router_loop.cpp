@@ -22,8 +22,9 @@ router_loop::router_loop(loop_settings settings, std::vector<wire::socket> clien
       random_(settings_.seed),
       service_(*settings_.plan, *settings_.engine, *settings_.links, *settings_.metrics, random_),
       desk_(*settings_.self, *settings_.plan, settings_.ask_coordinator),
-      clients_(std::move(clients), *settings_.self, *settings_.plan, service_, desk_, *settings_.metrics),
-      inbox_(std::move(wake)) {}
+      inbox_(std::move(wake)),
+      clients_(std::move(clients), *settings_.self, *settings_.plan, service_, desk_, *settings_.metrics, random_(),
+               [this] { inbox_.signal().wake(); }) {}
 
 router_loop::~router_loop() = default;
 
@@ -45,9 +46,12 @@ void router_loop::run() {
     if (now - refreshed_ >= refresh_interval) refresh(now);
     if (service_.take_links_changed()) count_links();
     if (service_.socket_generation() != polled_generation_) fill_poller();
-    if (stop_at_ && (service_.requests_in_flight() == 0 || now >= *stop_at_)) break;
+    const bool is_idle = service_.requests_in_flight() == 0 && clients_.streams().size() == 0;
+    if (stop_at_ && (is_idle || now >= *stop_at_)) break;
   }
-  service_.abort_all({errc::unavailable, "this router has stopped; use another one"});
+  const error stopped{errc::unavailable, "this router has stopped; use another one"};
+  clients_.streams().abort_all(stopped);
+  service_.abort_all(stopped);
 }
 
 void router_loop::fill_poller() {
@@ -59,7 +63,7 @@ void router_loop::fill_poller() {
 }
 
 std::chrono::nanoseconds router_loop::time_to_wait(time_point now) const {
-  auto until = std::min({refreshed_ + refresh_interval, service_.next_tick(), desk_.next_tick()});
+  auto until = std::min({refreshed_ + refresh_interval, service_.next_tick(), desk_.next_tick(), clients_.next_tick()});
   if (stop_at_) until = std::min(until, *stop_at_);
   return std::max<std::chrono::nanoseconds>(until - now, 0ns);
 }
@@ -116,6 +120,8 @@ void router_loop::obey(new_map&& order, time_point now) {
 
 void router_loop::obey(coordinator_reply&& order, time_point) { desk_.on_reply(order.query_id, std::move(order.json)); }
 
+void router_loop::obey(new_text&& order, time_point) { clients_.streams().use(std::move(order.text)); }
+
 void router_loop::obey(stop_order&& order, time_point now) {
   clients_.close();
   stop_at_ = now + order.grace;
@@ -136,6 +142,8 @@ void router_loop::use_map(std::shared_ptr<const cluster_map> map) { inbox_.put_a
 void router_loop::on_coordinator_reply(std::uint64_t query_id, result<std::string> json) {
   inbox_.put_always(coordinator_reply{query_id, std::move(json)});
 }
+
+void router_loop::use_text(client_streams::text_or_reason text) { inbox_.put_always(new_text{std::move(text)}); }
 
 void router_loop::stop(std::chrono::milliseconds grace) { inbox_.put_always(stop_order{grace}); }
 

@@ -66,6 +66,8 @@ class router_loop final : public layer_gateway {
   void cancel(std::uint64_t number) override;
   void use_map(std::shared_ptr<const cluster_map> map);
   void on_coordinator_reply(std::uint64_t query_id, result<std::string> json);
+  // Where clients over ZeroMQ get text, or why there is none.
+  void use_text(client_streams::text_or_reason text);
   // New requests are refused; those in progress get `grace` to end.
   void stop(std::chrono::milliseconds grace);
   [[nodiscard]] const loop_health& health() const { return health_; }
@@ -85,15 +87,19 @@ class router_loop final : public layer_gateway {
     std::uint64_t query_id{};
     result<std::string> json;
   };
+  struct new_text {
+    client_streams::text_or_reason text;
+  };
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, stop_order>;
+  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, new_text, stop_order>;
 
   void obey(new_job&& order, time_point now);
   void obey(cancelled_job&& order, time_point now);
   void obey(new_map&& order, time_point now);
   void obey(coordinator_reply&& order, time_point now);
+  void obey(new_text&& order, time_point now);
   void obey(stop_order&& order, time_point now);
   void fill_poller();
   [[nodiscard]] std::chrono::nanoseconds time_to_wait(time_point now) const;
@@ -104,8 +110,8 @@ class router_loop final : public layer_gateway {
   std::mt19937_64 random_;
   layer_service service_;
   info_desk desk_;
-  client_server clients_;
   inbox<item> inbox_;
+  client_server clients_;
   std::atomic<std::uint64_t> last_number_{};
   loop_health health_;
 

@@ -83,7 +83,17 @@ void router_metrics::on_finished(const finished_request& finished, std::uint32_t
   }
 }
 
-void router_metrics::on_refused(errc code) { (code == errc::overloaded ? requests_rejected_ : requests_error_).add(); }
+void router_metrics::on_refused(errc code) {
+  (code == errc::timeout ? requests_expired_ : code == errc::overloaded ? requests_rejected_ : requests_error_).add();
+}
+
+void router_metrics::on_stream_end(std::optional<errc> failure) {
+  if (!failure) return requests_ok_.add();
+  (*failure == errc::timeout      ? requests_expired_
+   : *failure == errc::overloaded ? requests_rejected_
+                                  : requests_error_)
+      .add();
+}
 
 void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out,
                              std::uint64_t bytes_in, std::uint64_t reconnects) {

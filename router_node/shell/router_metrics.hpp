@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -77,6 +78,8 @@ class router_metrics {
 
  public:
   void on_aborted() { requests_aborted_.add(); }
+  // A stream of text ended with its last token, or with this error. The router's thread.
+  void on_stream_end(std::optional<errc> failure);
 };
 
 }  // namespace troupe::router

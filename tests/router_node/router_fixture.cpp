@@ -168,10 +168,14 @@ void router_test::start(const std::string& family, dtype wire) {
   client_->say_hello();
 }
 
-router_test::~router_test() {
+void router_test::stop() {
   if (loop_) loop_->stop(std::chrono::milliseconds(0));
   if (thread_.joinable()) thread_.join();
   loop_.reset();
+}
+
+router_test::~router_test() {
+  stop();
   client_.reset();
   hosts_.clear();
   std::error_code ignored;

@@ -67,6 +67,8 @@ class router_test : public ::testing::Test {
  protected:
   // `family`: of the golden checkpoint.
   void start(const std::string& family, dtype wire = dtype::f32);
+  // Ends the router; safe to call twice.
+  void stop();
   ~router_test() override;
 
   fake_host& add_host(const std::string& name, std::uint64_t incarnation = 1, bool maps_memory = true);
