@@ -3,6 +3,8 @@
     import troupe
 
     with troupe.connect() as cluster:
+        for token in cluster.generate("def add(a, b):", max_new_tokens=64):
+            print(token.text, end="", flush=True)
         result = cluster.layer(3, hidden)        # hidden [T, H] -> result.output [T, H]
 
 ``troupe.aio`` is the asyncio twin, ``troupe.hf`` puts a Hugging Face model's experts into the cluster.
@@ -13,8 +15,9 @@ from __future__ import annotations
 from typing import Any
 
 from troupe._requests import DROPPED, EXACT, RENORMALISED, SUBSTITUTED, LayerResult
+from troupe._streams import Token, TopLogprob, Usage
 from troupe._version import __version__
-from troupe.client import Cluster, connect
+from troupe.client import Cluster, TokenStream, connect
 from troupe.errors import (
     Error,
     InvalidRequest,
@@ -38,7 +41,11 @@ __all__ = [
     "Overloaded",
     "PermissionDenied",
     "Timeout",
+    "Token",
+    "TokenStream",
+    "TopLogprob",
     "Unavailable",
+    "Usage",
     "__version__",
     "aio",
     "connect",

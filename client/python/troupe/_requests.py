@@ -14,7 +14,7 @@ from troupe.errors import InvalidRequest, make_error
 
 Layer = Union[int, str]
 
-_DEGRADE = {
+DEGRADE = {
     None: pb.DEGRADE_UNSPECIFIED,
     "wait": pb.WAIT,
     "substitute": pb.SUBSTITUTE,
@@ -55,6 +55,7 @@ class Request:
     """One question to a router. Immutable, so that it can be sent again under the same id."""
 
     timeout: float
+    is_stream = False  # answered by many messages; see _streams.GenerateRequest
     rows: int = 0
     tensors: Sequence[RawTensor] = ()
 
@@ -81,9 +82,9 @@ class LayerRequest(Request):
     ) -> None:
         self._layer = layer_text(layer)
         self.timeout = checked_timeout(timeout, _limits.REQUEST_TIMEOUT_DEFAULT)
-        if degrade not in _DEGRADE:
+        if degrade not in DEGRADE:
             raise InvalidRequest(f"degrade is {degrade!r}; use wait, substitute, renormalise or fail")
-        self._degrade = _DEGRADE[degrade]
+        self._degrade = DEGRADE[degrade]
         hidden_tensor, self._bf16_as_torch = _tensors.hidden_tensor(hidden)
         self.tensors = [hidden_tensor]
         self.rows = hidden_tensor.shape[0]
@@ -190,12 +191,14 @@ def layer_text(layer: Layer) -> str:
     return text
 
 
-def checked_timeout(timeout: Optional[float], default: float) -> float:
+def checked_timeout(
+    timeout: Optional[float], default: float, longest: float = _limits.REQUEST_TIMEOUT_MAX
+) -> float:
     """Seconds. Raises InvalidRequest unless 0 < timeout <= the limit."""
     if timeout is None:
         return default
-    if not math.isfinite(timeout) or not 0 < timeout <= _limits.REQUEST_TIMEOUT_MAX:
-        raise InvalidRequest(f"timeout is {timeout} s; use more than 0 and at most {_limits.REQUEST_TIMEOUT_MAX:.0f} s")
+    if not math.isfinite(timeout) or not 0 < timeout <= longest:
+        raise InvalidRequest(f"timeout is {timeout} s; use more than 0 and at most {longest:.0f} s")
     return float(timeout)
 
 

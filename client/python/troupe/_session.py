@@ -5,6 +5,7 @@ A *shell* (client.py with blocking sockets, aio.py with asyncio) owns one socket
     session.submit(id, request, now)            what the caller wants
     for command in session.take_commands():     Connect, Send or Close: to be done in this order
     session.on_message / on_lost / on_time      what happened meanwhile
+    session.take_streamed()                     (id, tokens) of streams that go on
     session.take_finished()                     (id, result or Error) of calls that are over
     session.wake_at()                           when on_time must be called if nothing else happens
 
@@ -18,18 +19,22 @@ States of the link:
 
 A request survives the loss of its connection: it is sent again under the same id, to the next router, until its
 deadline. Routers recognise (client_id, request id), and the result of a request does not depend on who computes it.
+A stream is sent again with the tokens that have come, and so goes on where it was (_streams.py). It is also moved when
+its router says that it leaves, or says nothing at all.
 """
 
 from __future__ import annotations
 
 import enum
+import random
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
-from troupe import _limits, _wire
+from troupe import _limits, _streams, _wire
 from troupe._proto import client_router_pb2 as pb
 from troupe._proto import common_pb2
 from troupe._requests import Request
+from troupe._streams import GenerateRequest
 from troupe._version import SOFTWARE
 from troupe.errors import Error, InvalidRequest, Timeout, Unavailable, from_wire, make_error
 
@@ -70,22 +75,32 @@ class _Link(enum.Enum):
 class _Call:
     request: Request
     deadline: float
+    begun: float
     sent: bool = False
     attempts: int = 0
     send_at: float = 0.0  # not before
+    heard_at: float = 0.0  # streams: when it was sent, or the router's last word of it
 
 
 class Session:
     """Not thread-safe: the shell calls it from one thread (or one task) at a time. Times are steady seconds."""
 
-    def __init__(self, addresses: Sequence[str], client_id: str, cluster_id: str = "") -> None:
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        client_id: str,
+        cluster_id: str = "",
+        jitter: Callable[[], float] = random.random,  # in [0, 1)
+    ) -> None:
         if not addresses:
             raise InvalidRequest("no router address; pass one, or start a cluster with 'troupe up'")
         self.cluster_id = cluster_id
         self.stray_answers = 0  # answers to nobody: late after a cancel, or doubled
         self._addresses = list(addresses)
         self._client_id = client_id
+        self._jitter = jitter
         self._link = _Link.IDLE
+        self._homeless_since: Optional[float] = None  # no router is ready
         self._current = 0  # index of the address in use
         self._failures = 0  # attempts in a row that did not become ready
         self._refusals: Dict[int, Error] = {}  # addresses that will not take us, whatever we repeat
@@ -93,6 +108,7 @@ class Session:
         self._link_deadline = 0.0  # greeting: give up the attempt; waiting: end of the pause
         self._calls: Dict[int, _Call] = {}
         self._commands: List[Command] = []
+        self._streamed: List[Tuple[int, List[_streams.Token]]] = []
         self._finished: List[Tuple[int, Any]] = []
         self._rows_max = _limits.ROWS_PER_REQUEST_MAX
         self._tensor_bytes_max = _limits.TENSOR_BYTES_MAX
@@ -106,7 +122,7 @@ class Session:
             error = make_error("overloaded", f"{limit} calls are under way on one connection; wait for some of them")
             self._finished.append((request_id, error))
             return
-        self._calls[request_id] = _Call(request, now + request.timeout)
+        self._calls[request_id] = _Call(request, now + request.timeout, begun=now)
         self._refusals.clear()
         if self._link is _Link.IDLE:
             self._connect(now)
@@ -114,8 +130,10 @@ class Session:
             self._send_due(now)
 
     def cancel(self, request_id: int) -> None:
-        """Forgets a call whose caller went away. A late answer counts as stray."""
-        self._calls.pop(request_id, None)
+        """Forgets a call whose caller went away; a stream is ended at its router. A late answer counts as stray."""
+        call = self._calls.pop(request_id, None)
+        if call is not None and call.request.is_stream and call.sent and self._link is _Link.READY:
+            self._commands.append(Send(_streams.cancel_parts(request_id, self._client_id)))
 
     def on_message(self, parts: Sequence[Any], now: float) -> None:
         """A whole multipart message arrived on the open socket."""
@@ -135,6 +153,8 @@ class Session:
             self._on_welcome(message.welcome, now)
         elif body == "failure":
             self._on_failure(message.failure, now)
+        elif body == "generate":
+            self._on_events(message.generate.events, now)
         elif body is not None:
             self._on_answer(getattr(message, body).request_id, message, parts, now)
         if self._link is _Link.READY:
@@ -157,7 +177,10 @@ class Session:
                 self._connect(now)
             else:
                 self._link = _Link.IDLE
+                self._homeless_since = None
         self._expire(now)
+        if self._link is _Link.READY and any(now >= self._silent_at(call) for call in self._calls.values()):
+            self._lost(f"{self._address()} says nothing of its streams any more", now)
         if self._link is _Link.READY:
             self._send_due(now)
 
@@ -167,14 +190,22 @@ class Session:
         commands, self._commands = self._commands, []
         return commands
 
+    def take_streamed(self) -> List[Tuple[int, List[_streams.Token]]]:
+        """Never empty lists; the last tokens of a stream come before its end is in take_finished()."""
+        streamed, self._streamed = self._streamed, []
+        return streamed
+
     def take_finished(self) -> List[Tuple[int, Any]]:
         finished, self._finished = self._finished, []
         return finished
 
     def wake_at(self) -> Optional[float]:
         times = [self._give_up_at(call) for call in self._calls.values()]
-        if self._link is _Link.READY and self._num_sent() < _limits.REQUESTS_SENT_MAX:
-            times += [call.send_at for call in self._calls.values() if not call.sent]
+        if self._link is _Link.READY:
+            has_place = self._num_sent() < _limits.REQUESTS_SENT_MAX
+            calls = self._calls.values()
+            times += [call.send_at for call in calls if not call.sent and (has_place or call.request.is_stream)]
+            times += [self._silent_at(call) for call in calls if call.request.is_stream]
         elif self._link in (_Link.GREETING, _Link.WAITING):
             times.append(self._link_deadline)
         return min(times) if times else None
@@ -186,6 +217,8 @@ class Session:
 
     def _connect(self, now: float) -> None:
         self._link = _Link.GREETING
+        if self._homeless_since is None:
+            self._homeless_since = now
         self._link_deadline = now + _limits.HANDSHAKE_TIMEOUT
         self._commands.append(Connect(self._address()))
         self._say_hello()
@@ -208,6 +241,7 @@ class Session:
         self._rows_max = welcome.rows_per_request_max or _limits.ROWS_PER_REQUEST_MAX
         self._tensor_bytes_max = welcome.tensor_bytes_max or _limits.TENSOR_BYTES_MAX
         self._link = _Link.READY
+        self._homeless_since = None
         self._failures = 0
         self._refusals.clear()
 
@@ -229,25 +263,29 @@ class Session:
         self._failures += 1
         if not self._calls:
             self._link = _Link.IDLE
+            self._homeless_since = None
         elif self._failures % len(self._addresses) != 0:
             self._connect(now)
         else:
-            rounds = min(self._failures // len(self._addresses) - 1, 10)
-            pause = min(_limits.RECONNECT_PAUSE_MIN * 2**rounds, _limits.RECONNECT_PAUSE_MAX)
             self._link = _Link.WAITING
-            self._link_deadline = now + pause
+            self._link_deadline = now + self._pause(self._failures // len(self._addresses) - 1)
+            if self._homeless_since is None:
+                self._homeless_since = now
+
+    def _pause(self, repeated: int) -> float:
+        pause = min(_limits.RECONNECT_PAUSE_MIN * 2 ** min(repeated, 10), _limits.RECONNECT_PAUSE_MAX)
+        return pause * (0.5 + 0.5 * self._jitter())
 
     # -- the calls -----------------------------------------------------------------------------------------------------
 
     def _num_sent(self) -> int:
-        return sum(call.sent for call in self._calls.values())
+        # Streams take no place: the router puts what it has for all of them into one message.
+        return sum(call.sent and not call.request.is_stream for call in self._calls.values())
 
     def _send_due(self, now: float) -> None:
         places = _limits.REQUESTS_SENT_MAX - self._num_sent()
         for request_id, call in list(self._calls.items()):
-            if places <= 0:
-                return
-            if call.sent or call.send_at > now:
+            if call.sent or call.send_at > now or (places <= 0 and not call.request.is_stream):
                 continue
             error = self._too_large(call.request)
             if error is not None:
@@ -255,11 +293,12 @@ class Session:
                 continue
             call.sent = True
             call.attempts += 1
+            call.heard_at = now
             remaining_ms = max(1, int((call.deadline - now) * 1000))
             parts = call.request.parts(request_id, self._client_id, remaining_ms)
             if parts:
                 self._commands.append(Send(parts))
-                places -= 1
+                places -= not call.request.is_stream
             else:
                 self._finish(request_id, None)
 
@@ -287,6 +326,24 @@ class Session:
             else:
                 self._finish(request_id, error)
 
+    def _on_events(self, events: Sequence[pb.GenerateEvent], now: float) -> None:
+        for event in events:
+            call = self._calls.get(event.request_id)
+            if call is None or not isinstance(call.request, GenerateRequest):
+                self.stray_answers += 1
+                continue
+            call.heard_at = now
+            try:
+                tokens = call.request.absorb(event)
+            except Error as error:
+                self._lost(str(error), now)
+                return
+            if tokens:
+                call.attempts = 1  # it gets on
+                self._streamed.append((event.request_id, tokens))
+            if event.HasField("end"):
+                self._finish(event.request_id, None)
+
     def _on_failure(self, failure: pb.Failure, now: float) -> None:
         code = failure.error.code
         if self._link is _Link.GREETING:
@@ -304,7 +361,7 @@ class Session:
         elif code in _RETRY_CODES:
             self._ask_again_later(failure, now)
         else:
-            self._finish(failure.request_id, from_wire(failure.error))
+            self._on_final_failure(failure, now)
 
     def _greet_again(self, now: float) -> None:
         """The router forgot this connection (it was restarted behind the same address)."""
@@ -314,6 +371,23 @@ class Session:
             call.sent = False
         self._drop_hopeless("the router asks for a handshake again and again")
         self._say_hello()
+
+    def _on_final_failure(self, failure: pb.Failure, now: float) -> None:
+        """For most calls the end; a stream may go on elsewhere, or later."""
+        call, error = self._calls[failure.request_id], from_wire(failure.error)
+        stream = call.request if isinstance(call.request, GenerateRequest) else None
+        may_move = len(self._addresses) > 1
+        if stream is None or not stream.goes_on(failure) or not (may_move or stream.is_accepted):
+            self._finish(failure.request_id, error)
+        elif call.attempts >= _limits.ATTEMPTS_PER_REQUEST_MAX:
+            self._finish(failure.request_id, error)
+        elif failure.error.code == common_pb2.UNAVAILABLE and may_move:
+            # The first move is made at once, so that the stream hardly stops.
+            call.send_at = now + (self._pause(call.attempts) if call.attempts > 1 else 0.0)
+            self._lost(str(error), now)
+        else:
+            call.sent = False
+            call.send_at = now + max(self._pause(call.attempts), failure.error.retry_after_ms / 1000.0)
 
     def _ask_again_later(self, failure: pb.Failure, now: float) -> None:
         call = self._calls[failure.request_id]
@@ -325,7 +399,13 @@ class Session:
 
     def _give_up_at(self, call: _Call) -> float:
         # A request that a router works on gets that router's verdict, which comes a little after the deadline.
+        if call.request.is_stream and self._homeless_since is not None:
+            return min(call.deadline, max(self._homeless_since, call.begun) + _limits.STREAM_HOMELESS_MAX)
         return call.deadline + (_limits.ANSWER_GRACE if call.sent else 0.0)
+
+    def _silent_at(self, call: _Call) -> float:
+        silence = _limits.STREAM_SILENCE_MAX if call.request.is_stream and call.sent else float("inf")
+        return call.heard_at + silence
 
     def _expire(self, now: float) -> None:
         for request_id, call in list(self._calls.items()):
@@ -336,6 +416,8 @@ class Session:
         timeout = f"{call.request.timeout:g} s"
         if call.sent or self._link is _Link.READY:
             return Timeout(f"{self._address()} did not answer within {timeout}; try again, or with a longer timeout")
+        if call.request.is_stream:
+            timeout = f"{min(call.request.timeout, _limits.STREAM_HOMELESS_MAX):g} s"
         routers = ", ".join(self._addresses)
         return Unavailable(
             f"no router answered at {routers} within {timeout} (last: {self._last_failure}); "

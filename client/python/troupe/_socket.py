@@ -51,7 +51,7 @@ class Link:
         socket.setsockopt(zmq.HANDSHAKE_IVL, int(_limits.HANDSHAKE_TIMEOUT * 1000))
         socket.setsockopt(zmq.MAXMSGSIZE, _limits.TENSOR_BYTES_MAX)
         socket.setsockopt(zmq.SNDHWM, 2 * _limits.REQUESTS_IN_FLIGHT_MAX)
-        socket.setsockopt(zmq.RCVHWM, 2 * _limits.REQUESTS_IN_FLIGHT_MAX)
+        socket.setsockopt(zmq.RCVHWM, _limits.MESSAGES_UNREAD_MAX)
         socket.setsockopt(zmq.HEARTBEAT_IVL, _limits.HEARTBEAT_INTERVAL_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _limits.HEARTBEAT_TIMEOUT_MS)
         if self._curve:

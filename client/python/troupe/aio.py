@@ -10,8 +10,9 @@ import asyncio
 import itertools
 import time
 import uuid
+import weakref
 from types import TracebackType
-from typing import Any, Dict, Generator, List, Optional, Sequence, Type, Union
+from typing import Any, AsyncIterator, Dict, Generator, List, Optional, Sequence, Type, Union
 
 import zmq
 import zmq.asyncio
@@ -21,6 +22,7 @@ from troupe._proto import client_router_pb2 as pb
 from troupe._requests import Greeting, InfoRequest, Layer, LayerRequest, LayerResult, Request
 from troupe._session import Close, Connect, Send, Session
 from troupe._socket import Link
+from troupe._streams import GenerateRequest, Prompt, Token, TokenizeRequest, Usage
 from troupe.errors import Error, InvalidRequest
 
 
@@ -85,6 +87,8 @@ class Cluster:
         self._context = zmq.asyncio.Context()
         self._ids = itertools.count(1)
         self._futures: Dict[int, asyncio.Future[Any]] = {}
+        # Weak, so that a stream whose loop was left early goes away, and ends its work.
+        self._streams: weakref.WeakValueDictionary[int, TokenStream] = weakref.WeakValueDictionary()
         self._link: Optional[Link] = None
         self._listeners: List[asyncio.Task[None]] = []
         self._alarm: Optional[asyncio.TimerHandle] = None
@@ -111,6 +115,29 @@ class Cluster:
         """As :meth:`troupe.Cluster.experts`."""
         result: LayerResult = await self._call(LayerRequest(layer, hidden, degrade, timeout, ids, weights))
         return result
+
+    def generate(self, prompt: Prompt, **options: Any) -> TokenStream:
+        """As :meth:`troupe.Cluster.generate`; for ``async for``."""
+        if self._closed:
+            raise _closed()
+        request_id = next(self._ids)
+        stream = TokenStream(self, request_id, GenerateRequest(prompt, **options))
+        self._streams[request_id] = stream
+        self._session.submit(request_id, stream._request, time.monotonic())
+        self._turn()
+        return stream
+
+    async def tokenize(
+        self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None
+    ) -> List[int]:
+        """As :meth:`troupe.Cluster.tokenize`."""
+        ids: List[int] = (await self._call(TokenizeRequest(text, add_special, timeout)))[0]
+        return ids
+
+    async def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = None) -> str:
+        """As :meth:`troupe.Cluster.detokenize`."""
+        text: str = (await self._call(TokenizeRequest(tokens, False, timeout)))[1]
+        return text
 
     async def status(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
         """As :meth:`troupe.Cluster.status`."""
@@ -147,6 +174,8 @@ class Cluster:
         for future in self._futures.values():
             if not future.done():
                 future.set_exception(_closed())
+        for stream in list(self._streams.values()):
+            stream._end(_closed())
         self._context.term()
 
     async def __aenter__(self) -> Cluster:
@@ -172,6 +201,12 @@ class Cluster:
             self._session.cancel(request_id)
             self._turn()  # a cancelled call makes place for one that waits
 
+    def _forget(self, request_id: int) -> None:
+        """Ends a stream whose reader went away."""
+        if not self._closed:
+            self._session.cancel(request_id)
+            self._turn()
+
     def _turn(self) -> None:
         """Does what the session wants done, after anything has happened. Not reentrant: inner calls change nothing."""
         if self._turning or self._closed:
@@ -181,7 +216,14 @@ class Cluster:
             self._perform()
         finally:
             self._turning = False
+        for request_id, tokens in self._session.take_streamed():
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                stream._add(tokens)
         for request_id, outcome in self._session.take_finished():
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                stream._end(outcome if isinstance(outcome, Error) else None)
             future = self._futures.get(request_id)
             if future is None or future.done():
                 continue
@@ -266,6 +308,83 @@ class Cluster:
             reason, refusal = link.loss(event)
             self._session.on_lost(reason, time.monotonic(), refusal)
             self._turn()
+
+
+class TokenStream:
+    """The tokens of one answer, made by :meth:`Cluster.generate`: an asynchronous iterator, and a context manager that
+    closes it. One task at a time. The attributes are those of :class:`troupe.TokenStream`.
+    """
+
+    def __init__(self, cluster: Cluster, request_id: int, request: GenerateRequest) -> None:
+        self._cluster = cluster
+        self._request_id = request_id
+        self._request = request
+        self._ready: List[Token] = []
+        self._error: Optional[Error] = None
+        self._is_over = False
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def seed(self) -> int:
+        return self._request.seed
+
+    @property
+    def prompt_tokens(self) -> Optional[int]:
+        return self._request.prompt_tokens
+
+    @property
+    def usage(self) -> Optional[Usage]:
+        return self._request.usage
+
+    def __aiter__(self) -> AsyncIterator[Token]:
+        return self
+
+    async def __anext__(self) -> Token:
+        while not self._ready:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._is_over:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._ready.pop(0)
+
+    async def aclose(self) -> None:
+        """Ends the stream; its work at the router stops. Safe to call at any time, and twice."""
+        self._ready.clear()
+        self._give_up()
+        self._error = None
+
+    async def __aenter__(self) -> TokenStream:
+        return self
+
+    async def __aexit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        await self.aclose()
+
+    def __del__(self) -> None:
+        # A loop that was left early. The garbage collector may run in any thread.
+        if not self._is_over and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._cluster._forget, self._request_id)
+
+    def _add(self, tokens: List[Token]) -> None:
+        self._ready += tokens
+        self._changed.set()
+
+    def _end(self, error: Optional[Error]) -> None:
+        self._cluster._streams.pop(self._request_id, None)
+        self._is_over = True
+        self._error = error
+        self._changed.set()
+
+    def _give_up(self) -> None:
+        if self._is_over:
+            return
+        self._end(None)
+        self._cluster._forget(self._request_id)
 
 
 def _closed() -> Error:

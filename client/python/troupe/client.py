@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from types import TracebackType
-from typing import Any, Dict, List, Optional, Sequence, Type, Union
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
 import zmq
 
@@ -16,6 +16,7 @@ from troupe._proto import client_router_pb2 as pb
 from troupe._requests import Greeting, InfoRequest, Layer, LayerRequest, LayerResult, Request
 from troupe._session import Close, Connect, Send, Session
 from troupe._socket import Link
+from troupe._streams import GenerateRequest, Prompt, Token, TokenizeRequest, Usage
 from troupe.errors import Error, InvalidRequest, Overloaded, Unavailable
 
 
@@ -95,6 +96,37 @@ class Cluster:
         result: LayerResult = self._call(LayerRequest(layer, hidden, degrade, timeout, ids, weights))
         return result
 
+    def generate(self, prompt: Prompt, **options: Any) -> TokenStream:
+        """Text: an iterator over the tokens of the answer, as they come.
+
+        ``prompt`` is text, a list of token ids, or a list of chat messages (``{"role": "user", "content": "..."}``),
+        which go through the model's chat template. Options, named as in the HTTP API: ``max_new_tokens`` (or
+        ``max_tokens``; what the context has room for), ``temperature`` (1; 0: greedy), ``top_k``, ``top_p``, ``min_p``,
+        ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``logit_bias``, ``seed``, ``stop``,
+        ``stop_token_ids``, ``ignore_eos``, ``logprobs`` (True), ``top_logprobs``, ``skip_special_tokens`` (True),
+        ``add_special_tokens`` (True; text only), ``degrade`` (as in :meth:`layer`), ``timeout`` (600 seconds for the whole
+        answer).
+
+        When the router dies, another one goes on with the stream: no token is lost and none comes twice. Leaving the loop
+        early, or :meth:`TokenStream.close`, ends the work at the router.
+
+        Raises InvalidRequest, Overloaded, Unavailable, Timeout: here, or while iterating.
+        """
+        request = GenerateRequest(prompt, **options)
+        return TokenStream(self, next(self._ids), request)
+
+    def tokenize(
+        self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None
+    ) -> List[int]:
+        """The token ids of a text, or of chat messages through the model's template."""
+        ids: List[int] = self._call(TokenizeRequest(text, add_special, timeout))[0]
+        return ids
+
+    def detokenize(self, tokens: Sequence[int], *, timeout: Optional[float] = None) -> str:
+        """The text of token ids."""
+        text: str = self._call(TokenizeRequest(tokens, False, timeout))[1]
+        return text
+
     def status(self, *, timeout: Optional[float] = None) -> Dict[str, Any]:
         """What ``troupe status -o json`` prints."""
         document: Dict[str, Any] = self._call(InfoRequest(pb.STATUS, timeout))
@@ -165,6 +197,14 @@ class Cluster:
                 self._idle.append(channel)
             self._free.notify()
 
+    def _throw_away(self, channel: _Channel) -> None:
+        """As _give_back(), for a channel that may be in any state."""
+        with self._free:
+            self._discard(channel)
+            if self._closed:
+                self._end_context()
+            self._free.notify()
+
     def _discard(self, channel: _Channel) -> None:
         channel.close()
         self._num_channels -= 1
@@ -173,6 +213,92 @@ class Cluster:
         # term() waits for open sockets, so it comes after the last one.
         if self._num_channels == 0:
             self._context.term()
+
+
+class TokenStream:
+    """The tokens of one answer, made by :meth:`Cluster.generate`: an iterator, and a context manager that closes it.
+
+    One thread at a time. ``seed`` is the one that is used; ``prompt_tokens`` is known with the first token, ``usage`` when
+    the stream has ended by itself.
+    """
+
+    def __init__(self, cluster: Cluster, request_id: int, request: GenerateRequest) -> None:
+        self._cluster = cluster
+        self._request_id = request_id
+        self._request = request
+        self._ready: List[Token] = []
+        self._error: Optional[Error] = None
+        self._channel: Optional[_Channel] = cluster._take(time.monotonic() + request.timeout)
+        try:
+            self._channel.begin(request_id, request)
+        except BaseException:
+            self._drop_channel()
+            raise
+
+    @property
+    def seed(self) -> int:
+        return self._request.seed
+
+    @property
+    def prompt_tokens(self) -> Optional[int]:
+        return self._request.prompt_tokens
+
+    @property
+    def usage(self) -> Optional[Usage]:
+        return self._request.usage
+
+    def __iter__(self) -> Iterator[Token]:
+        return self
+
+    def __next__(self) -> Token:
+        while not self._ready:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self._channel is None:
+                raise StopIteration
+            self._wait(self._channel)
+        return self._ready.pop(0)
+
+    def close(self) -> None:
+        """Ends the stream; its work at the router stops. Safe to call at any time, and twice."""
+        channel, self._channel = self._channel, None
+        self._ready.clear()
+        self._error = None
+        if channel is not None:
+            channel.end(self._request_id)
+            self._cluster._give_back(channel)
+
+    def __enter__(self) -> TokenStream:
+        return self
+
+    def __exit__(
+        self, kind: Optional[Type[BaseException]], value: Optional[BaseException], trace: Optional[TracebackType]
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # A loop that was left early; while the interpreter ends there may be nothing left to close with.
+        if getattr(self, "_channel", None) is not None and zmq is not None:
+            self.close()
+
+    def _wait(self, channel: _Channel) -> None:
+        try:
+            tokens, ended, outcome = channel.news(self._request_id)
+        except BaseException:
+            # Ctrl-C may come at any point: this connection is not used again. Its end stops the work at the router.
+            self._drop_channel()
+            raise
+        self._ready += tokens
+        if ended:
+            self._error = outcome if isinstance(outcome, Error) else None
+            self._channel = None
+            self._cluster._give_back(channel)
+
+    def _drop_channel(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            self._cluster._throw_away(channel)
 
 
 class _Channel:
@@ -186,22 +312,43 @@ class _Channel:
 
     def call(self, request_id: int, request: Request) -> Any:
         """The result, or the Error, of a request."""
-        session = self._session
-        self._hear(0.0)  # what happened since the last call: the connection may be gone
-        session.submit(request_id, request, time.monotonic())
+        self.begin(request_id, request)
         try:
             while True:
-                self._perform()
-                for finished, outcome in session.take_finished():
-                    if finished == request_id:
-                        return outcome
-                wake_at = session.wake_at()
-                if wake_at is None:
-                    return Unavailable("the connection ended without an answer; try again")
-                self._hear(max(0.0, wake_at - time.monotonic()))
-                session.on_time(time.monotonic())
+                _, ended, outcome = self.news(request_id)
+                if ended:
+                    return outcome
         finally:
-            session.cancel(request_id)
+            self._session.cancel(request_id)
+
+    def begin(self, request_id: int, request: Request) -> None:
+        self._hear(0.0)  # what happened since the last call: the connection may be gone
+        self._session.submit(request_id, request, time.monotonic())
+        self._perform()
+
+    def news(self, request_id: int) -> Tuple[List[Token], bool, Any]:
+        """Waits for tokens of a stream or the end: (tokens, whether it is over, the result or Error of the call)."""
+        session = self._session
+        while True:
+            self._perform()
+            tokens = [one for number, some in session.take_streamed() if number == request_id for one in some]
+            for finished, outcome in session.take_finished():
+                if finished == request_id:
+                    return tokens, True, outcome
+            if tokens:
+                return tokens, False, None
+            wake_at = session.wake_at()
+            if wake_at is None:
+                return tokens, True, Unavailable("the connection ended without an answer; try again")
+            self._hear(max(0.0, wake_at - time.monotonic()))
+            session.on_time(time.monotonic())
+
+    def end(self, request_id: int) -> None:
+        """Gives a call up; a stream is ended at its router."""
+        self._session.cancel(request_id)
+        self._perform()
+        self._session.take_streamed()
+        self._session.take_finished()
 
     def close(self) -> None:
         if self._link is not None:

@@ -31,7 +31,7 @@ CLUSTER = "cluster-under-test"
 
 def pack(message: pb.RouterToClient, tensors: Sequence[bytes] = ()) -> List[bytes]:
     envelope = message.SerializeToString()
-    return [PREAMBLE.pack(b"TRPE", 1, 0, 2, 0, zlib.crc32(envelope)) + envelope, *tensors]
+    return [PREAMBLE.pack(b"TRPE", 1, 1, 2, 0, zlib.crc32(envelope)) + envelope, *tensors]
 
 
 def describe(array: np.ndarray, dtype: int, part: int) -> common_pb2.Tensor:
@@ -74,6 +74,11 @@ def double(router: FakeRouter, peer: bytes, message: pb.ClientToRouter, tensors:
         document = {"items": [{"name": "expert-0"}], "layer": body.layer, "kind": body.kind}
         reply = pb.InfoReply(request_id=body.request_id, json=json.dumps(document))
         router.answer(peer, pack(pb.RouterToClient(info=reply)))
+    elif kind == "tokenize":
+        tokens = [ord(letter) for letter in body.text]
+        text = "".join(map(chr, body.tokens.ids)) or body.messages_json
+        answer = pb.TokenizeReply(request_id=body.request_id, tokens=tokens, text=text)
+        router.answer(peer, pack(pb.RouterToClient(tokenize=answer)))
     else:
         router.answer(peer, layer_reply(body.request_id, tensors[0], body.hidden.dtype))
 
@@ -124,6 +129,9 @@ class FakeRouter:
     def answer(self, peer: bytes, parts: List[bytes]) -> None:
         self._socket.send_multipart([peer, *parts])
 
+    def events(self, peer: bytes, *events: pb.GenerateEvent) -> None:
+        self.answer(peer, pack(pb.RouterToClient(generate=pb.GenerateEvents(events=events))))
+
     def forget_peers(self) -> None:
         """As after a restart behind the same connection: everybody must say hello again."""
         self.greeted.clear()
@@ -168,7 +176,7 @@ class FakeRouter:
     def _serve(self, peer: bytes, parts: List[bytes]) -> None:
         magic, major, minor, kind, zero, digest = PREAMBLE.unpack_from(parts[0])
         envelope = parts[0][PREAMBLE.size :]
-        assert (magic, major, minor, kind, zero) == (b"TRPE", 1, 0, 2, 0) and digest == zlib.crc32(envelope)
+        assert (magic, major, minor, kind, zero) == (b"TRPE", 1, 1, 2, 0) and digest == zlib.crc32(envelope)
         message = pb.ClientToRouter.FromString(envelope)
         if message.WhichOneof("body") == "hello":
             self._greet(peer, message.hello)
@@ -199,3 +207,50 @@ class FakeRouter:
             arrays.append(np.frombuffer(data, dtype=NUMPY[tensor.dtype]).reshape(tuple(tensor.shape)))
         assert len(parts) == 1 + len(arrays)
         return arrays
+
+
+class Story:
+    """The answer that every router of a test gives: token p of a stream is 100 + p, its text "p ".
+
+    As in a real cluster it does not depend on who tells it, so that another router can go on with it.
+    """
+
+    def __init__(self, length: int = 8) -> None:
+        self.length = length
+
+    def token(self, position: int) -> pb.GeneratedToken:
+        return pb.GeneratedToken(id=100 + position, position=position, text=f"{position} ", logprob=-0.5)
+
+    def tell(self, router: FakeRouter, peer: bytes, asked: pb.GenerateRequest, until: Optional[int] = None) -> None:
+        """Accepts and tells the tokens from where the client is, up to `until`; without it to the end."""
+        begun = pb.GenerateAccepted(prompt_tokens=3, seed=asked.sampling.seed, max_tokens=asked.max_tokens or 99)
+        router.events(peer, pb.GenerateEvent(request_id=asked.request_id, accepted=begun))
+        last = self.length if until is None else until
+        for position in range(len(asked.resumed), last):
+            router.events(peer, pb.GenerateEvent(request_id=asked.request_id, tokens=[self.token(position)]))
+        if until is None:
+            self.end(router, peer, asked)
+
+    def end(self, router: FakeRouter, peer: bytes, asked: pb.GenerateRequest) -> None:
+        end = pb.GenerateEnd(reason=pb.FINISH_LENGTH, prompt_tokens=3, answer_tokens=self.length)
+        router.events(peer, pb.GenerateEvent(request_id=asked.request_id, end=end))
+
+    def behaviour(self, until: Optional[int] = None) -> Behaviour:
+        """Streams are told up to `until`; whatever else is asked is answered as by `double`."""
+
+        def act(router: FakeRouter, peer: bytes, message: pb.ClientToRouter, tensors: List[np.ndarray]) -> None:
+            kind = message.WhichOneof("body")
+            if kind == "generate":
+                self.tell(router, peer, message.generate, until)
+            elif kind != "cancel":
+                double(router, peer, message, tensors)
+
+        return act
+
+
+def generate_requests(router: FakeRouter) -> List[pb.GenerateRequest]:
+    return [message.generate for message in router.seen if message.WhichOneof("body") == "generate"]
+
+
+def cancel_requests(router: FakeRouter) -> List[int]:
+    return [message.cancel.request_id for message in router.seen if message.WhichOneof("body") == "cancel"]

@@ -61,7 +61,7 @@ def test_a_lost_router_is_followed_by_the_next_with_the_time_that_is_left() -> N
 
 
 def test_pauses_between_rounds_grow_to_their_limit() -> None:
-    session = Session(["a", "b"], "client")
+    session = Session(["a", "b"], "client", jitter=lambda: 1.0)
     session.submit(1, request(300.0), 0.0)
     now, pauses = 0.0, []
     for _ in range(8):
