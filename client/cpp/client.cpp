@@ -3,11 +3,13 @@
 #include <algorithm>
 #include <limits>
 #include <mutex>
+#include <random>
 #include <utility>
 
 #include "client/cpp/include/troupe/client.hpp"
 #include "client/cpp/session.hpp"
 #include "client/cpp/target.hpp"
+#include "client/cpp/token_stream.hpp"
 #include "common/error.hpp"
 #include "common/ids.hpp"
 #include "common/limits.hpp"
@@ -30,10 +32,15 @@ T value_of(result<T> outcome) {
   return std::move(*outcome);
 }
 
-void check_timeout(std::chrono::milliseconds timeout) {
-  if (timeout <= std::chrono::milliseconds{0} || timeout > limits::request_timeout_max) {
-    refuse(fmt::format("timeout is {} ms; use more than 0 and at most {} ms", timeout.count(),
-                       limits::request_timeout_max.count()));
+void check_timeout(std::chrono::milliseconds timeout, std::chrono::milliseconds longest = limits::request_timeout_max) {
+  if (timeout <= std::chrono::milliseconds{0} || timeout > longest) {
+    refuse(fmt::format("timeout is {} ms; use more than 0 and at most {} ms", timeout.count(), longest.count()));
+  }
+}
+
+void check_policy(degrade policy) {
+  if (policy < degrade::wait || policy > degrade::fail) {
+    refuse(fmt::format("degrade is {}; use wait, substitute, renormalise or fail", static_cast<int>(policy)));
   }
 }
 
@@ -53,9 +60,7 @@ std::span<const std::byte> bytes_of(const row_view& hidden) {
 template <class Body>
 void fill(question& asked, Body& body, const layer_name& layer, const row_view& hidden, const call_options& options) {
   check_timeout(options.timeout);
-  if (options.policy < degrade::wait || options.policy > degrade::fail) {
-    refuse(fmt::format("degrade is {}; use wait, substitute, renormalise or fail", static_cast<int>(options.policy)));
-  }
+  check_policy(options.policy);
   body.set_layer(layer.text());
   body.set_degrade(static_cast<proto::Degrade>(options.policy));
   asked.tensors.push_back({body.mutable_hidden(),
@@ -172,6 +177,13 @@ struct cluster::state {
     if (!received.envelope->has_info()) raise_misfit("it is no info reply");
     return std::move(*received.envelope->mutable_info()->mutable_json());
   }
+
+  proto::TokenizeReply tokenize(question& asked, std::chrono::milliseconds timeout) {
+    check_timeout(timeout);
+    auto received = ask(asked, timeout);
+    if (!received.envelope->has_tokenize()) raise_misfit("it is no tokenize reply");
+    return std::move(*received.envelope->mutable_tokenize());
+  }
 };
 
 cluster::cluster(std::unique_ptr<state> s) noexcept : state_(std::move(s)) {}
@@ -209,6 +221,39 @@ layer_result cluster::experts(const layer_name& layer, const row_view& hidden, s
   asked.tensors.push_back({body.mutable_expert_ids(), {troupe::dtype::i32, shape, std::as_bytes(ids)}});
   asked.tensors.push_back({body.mutable_expert_weights(), {troupe::dtype::f32, shape, std::as_bytes(weights)}});
   return read_layer(state_->ask(asked, options.timeout), hidden);
+}
+
+generate_summary cluster::generate(const prompt& asked, const generate_options& options,
+                                   const std::function<bool(const token&)>& on_token) {
+  check_timeout(options.timeout, limits::generation_timeout_max);
+  check_policy(options.policy);
+  std::random_device source;
+  token_stream stream(asked, options, std::uint64_t{source()} << 32 | source());
+  const std::lock_guard lock(state_->mutex);
+  auto followed = state_->conversation->follow(stream, options.timeout, {on_token, options.is_wanted});
+  if (!followed) raise(followed.error());
+  return stream.summary();
+}
+
+token_ids cluster::tokenize(const prompt& text, bool add_special, std::chrono::milliseconds timeout) {
+  question asked;
+  auto& body = *asked.envelope->mutable_tokenize();
+  body.set_add_special_tokens(add_special);
+  if (const auto* plain = std::get_if<std::string>(&text.given())) {
+    body.set_text(*plain);
+  } else if (const auto* chat = std::get_if<chat_messages>(&text.given())) {
+    body.set_messages_json(chat->json);
+  } else {
+    return std::get<token_ids>(text.given());
+  }
+  const auto reply = state_->tokenize(asked, timeout);
+  return {reply.tokens().begin(), reply.tokens().end()};
+}
+
+std::string cluster::detokenize(const token_ids& tokens, std::chrono::milliseconds timeout) {
+  question asked;
+  asked.envelope->mutable_tokenize()->mutable_tokens()->mutable_ids()->Add(tokens.begin(), tokens.end());
+  return state_->tokenize(asked, timeout).text();
 }
 
 std::string cluster::status(std::chrono::milliseconds timeout) { return state_->info(proto::STATUS, timeout); }

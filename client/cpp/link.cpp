@@ -10,9 +10,13 @@ namespace {
 
 using steady = std::chrono::steady_clock;
 
+// Small messages of a stream that its reader has not taken yet; a router ends streams that fall behind further.
+constexpr int messages_unread_max = 16'384;
+
 // One link is one connection: no reconnecting, and what is queued goes away with it.
 result<void> make_single_use(wire::socket& socket) {
-  const std::pair<int, int> settings[] = {{ZMQ_RECONNECT_IVL, -1}, {ZMQ_IMMEDIATE, 0}, {ZMQ_LINGER, 0}};
+  const std::pair<int, int> settings[] = {
+      {ZMQ_RECONNECT_IVL, -1}, {ZMQ_IMMEDIATE, 0}, {ZMQ_LINGER, 0}, {ZMQ_RCVHWM, messages_unread_max}};
   for (const auto& [option, value] : settings) {
     auto set = wire::zmq_check(zmq_setsockopt(socket.handle(), option, &value, sizeof value), "zmq_setsockopt");
     if (!set) return set;

@@ -32,11 +32,6 @@ errc code_of(const proto::Error& wire_error) {
   return known ? static_cast<errc>(number) : errc::internal;
 }
 
-error error_of(const proto::Failure& failure) {
-  const auto& message = failure.error().message();
-  return {code_of(failure.error()), message.empty() ? "the router gave no reason; look at its log" : message};
-}
-
 std::string random_id() {
   std::random_device source;
   return fmt::format("{:08x}{:08x}{:08x}{:08x}", source(), source(), source(), source());
@@ -95,6 +90,11 @@ result<std::unique_ptr<session>> session::make(target where) {
   auto context = wire::context::make();
   if (!context) return fail(std::move(context.error()));
   return std::unique_ptr<session>(new session(std::move(where), std::move(*context)));
+}
+
+error session::error_of(const proto::Failure& failure) {
+  const auto& message = failure.error().message();
+  return {code_of(failure.error()), message.empty() ? "the router gave no reason; look at its log" : message};
 }
 
 // -- the link -----------------------------------------------------------------------------------------------------
@@ -181,10 +181,13 @@ void session::drop(std::string reason) {
 
 result<void> session::pause_after_round(time_point deadline) {
   if (failures_ % routers_.size() != 0) return {};
-  const auto rounds = std::min<std::size_t>(failures_ / routers_.size() - 1, 10);
-  const auto pause = std::min(reconnect_pause_min * (1 << rounds), reconnect_pause_max);
-  std::this_thread::sleep_until(std::min(deadline, steady::now() + pause));
+  std::this_thread::sleep_until(std::min<time_point>(deadline, steady::now() + pause(failures_ / routers_.size() - 1)));
   return {};
+}
+
+milliseconds session::pause(std::size_t repeated) {
+  const auto longest = std::min(reconnect_pause_min * (1 << std::min<std::size_t>(repeated, 10)), reconnect_pause_max);
+  return longest / 2 + milliseconds(std::uniform_int_distribution<milliseconds::rep>(0, longest.count() / 2)(jitter_));
 }
 
 // An idle connection may have been lost, and answers to questions that were given up may have come.
@@ -264,6 +267,7 @@ result<void> session::send(pending& call) {
   if (envelope.has_layer()) name(*envelope.mutable_layer());
   if (envelope.has_experts()) name(*envelope.mutable_experts());
   if (envelope.has_info()) name(*envelope.mutable_info());
+  if (envelope.has_tokenize()) name(*envelope.mutable_tokenize());
   wire::outgoing_message message;
   for (auto& tensor : call.asked.tensors) {
     const auto& view = tensor.view;
@@ -300,9 +304,11 @@ result<std::optional<answer>> session::await(pending& call) {
       const auto& failure = envelope.failure();
       if (failure.request_id() == 0 || failure.request_id() == call.request_id) return on_failure(call, failure);
     }
-    const auto id = envelope.has_layer() ? envelope.layer().request_id() : envelope.info().request_id();
+    const auto id = envelope.has_layer()      ? envelope.layer().request_id()
+                    : envelope.has_tokenize() ? envelope.tokenize().request_id()
+                                              : envelope.info().request_id();
     // Answers to questions that were given up, or a second answer: late, and nobody's any more (faults.md W13).
-    if (!envelope.has_failure() && id == call.request_id) return got;
+    if (!envelope.has_failure() && !envelope.has_generate() && id == call.request_id) return got;
   }
 }
 

@@ -6,8 +6,10 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
+#include <random>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,10 +24,14 @@ namespace troupe::proto {
 class ClientToRouter;
 class RouterToClient;
 class Failure;
+class GenerateEvent;
 class Welcome;
 }  // namespace troupe::proto
 
 namespace troupe::client {
+
+class token_stream;
+struct token;
 
 using time_point = std::chrono::steady_clock::time_point;
 
@@ -53,6 +59,12 @@ struct answer {
   wire::incoming_message message;
 };
 
+// Who reads a stream. Called by the thread that follows it.
+struct stream_reader {
+  std::function<bool(const token&)> on_token;  // false: enough
+  std::function<bool()> is_wanted;             // false: no more; asked while nothing comes. Empty: wanted
+};
+
 class session {
  public:
   [[nodiscard]] static result<std::unique_ptr<session>> make(target where);
@@ -62,9 +74,15 @@ class session {
   // The answer (LayerReply or InfoReply), or the router's Failure as error; too_large before anything is sent;
   // timeout; unavailable when no router could be reached. The question's tensors are not read after the return.
   result<answer> ask(question& asked, std::chrono::milliseconds timeout);
+  // Returns when the stream has ended, or the reader has had enough (then its router is told). The errors of ask(), but
+  // a stream whose router is lost, leaves or says nothing goes on at the next one. Exceptions of the reader pass
+  // through.
+  result<void> follow(token_stream& stream, std::chrono::milliseconds timeout, const stream_reader& reader);
 
  private:
-  struct pending;  // one question under way
+  struct pending;    // one question under way
+  struct following;  // one stream under way
+  enum class after_event : std::uint8_t { go_on, ask_again, over };
 
   session(target where, std::shared_ptr<wire::context> ctx);
   result<void> connect(time_point deadline);
@@ -79,6 +97,19 @@ class session {
   result<std::optional<answer>> await(pending& call);
   result<std::optional<answer>> on_failure(pending& call, const proto::Failure& failure);
   [[nodiscard]] troupe::error nobody(time_point begun) const;
+  // Before the n-th try in a row: doubles, and its second half is random, so that clients do not come back in step.
+  [[nodiscard]] std::chrono::milliseconds pause(std::size_t repeated);
+  static troupe::error error_of(const proto::Failure& failure);
+
+  // session_stream.cpp
+  result<void> find_router(following& call);
+  result<void> ask_for_rest(following& call);
+  void cancel(const following& call);
+  // Whether the stream is over; else it is to be asked for again.
+  result<bool> listen(following& call);
+  after_event take(following& call, const proto::GenerateEvent& event);
+  result<bool> on_stream_failure(following& call, const proto::Failure& failure);
+  void rest(const following& call, std::chrono::milliseconds time) const;
 
   // constant after construction
   std::vector<router_address> routers_;
@@ -95,6 +126,7 @@ class session {
   std::uint32_t rows_max_{};          // of the router; 0: not said
   std::uint64_t tensor_bytes_max_{};  // the same
   std::uint64_t last_request_{};
+  std::minstd_rand jitter_{std::random_device{}()};
 };
 
 }  // namespace troupe::client

@@ -191,9 +191,7 @@ def layer_text(layer: Layer) -> str:
     return text
 
 
-def checked_timeout(
-    timeout: Optional[float], default: float, longest: float = _limits.REQUEST_TIMEOUT_MAX
-) -> float:
+def checked_timeout(timeout: Optional[float], default: float, longest: float = _limits.REQUEST_TIMEOUT_MAX) -> float:
     """Seconds. Raises InvalidRequest unless 0 < timeout <= the limit."""
     if timeout is None:
         return default

@@ -273,7 +273,7 @@ class Session:
                 self._homeless_since = now
 
     def _pause(self, repeated: int) -> float:
-        pause = min(_limits.RECONNECT_PAUSE_MIN * 2 ** min(repeated, 10), _limits.RECONNECT_PAUSE_MAX)
+        pause: float = min(_limits.RECONNECT_PAUSE_MIN * 2 ** min(repeated, 10), _limits.RECONNECT_PAUSE_MAX)
         return pause * (0.5 + 0.5 * self._jitter())
 
     # -- the calls -----------------------------------------------------------------------------------------------------

@@ -38,10 +38,10 @@ class TopLogprob:
 class Token:
     """One token of an answer.
 
-    ``text`` is what became complete with it and may be shown: often a whole word, sometimes empty (a token may be a part
-    of a character). The texts of all tokens together are the answer. ``logprob`` is natural, of the model's
-    distribution before temperature and cuts; None with ``logprobs=False``. ``exact`` is False where an expert
-    was missing; then ``inexact_reason`` is "substituted", "renormalised" or "dropped" and ``inexact_layers`` says where.
+    ``text`` is what became complete with it and may be shown: often a whole word, sometimes empty (a token may be
+    a part of a character). The texts of all tokens together are the answer. ``logprob`` is natural, of the model's
+    distribution before temperature and cuts; None with ``logprobs=False``. ``exact`` is False where an expert was
+    missing; then ``inexact_reason`` is "substituted", "renormalised" or "dropped", ``inexact_layers`` says where.
     ``finish_reason`` is "stop" or "length" for the last one, else None. ``position`` counts from 0. ``id`` is None only
     for text that was held back and comes after the last token.
     """

@@ -127,9 +127,7 @@ class Cluster:
         self._turn()
         return stream
 
-    async def tokenize(
-        self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None
-    ) -> List[int]:
+    async def tokenize(self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None) -> List[int]:
         """As :meth:`troupe.Cluster.tokenize`."""
         ids: List[int] = (await self._call(TokenizeRequest(text, add_special, timeout)))[0]
         return ids

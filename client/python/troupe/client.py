@@ -104,20 +104,18 @@ class Cluster:
         ``max_tokens``; what the context has room for), ``temperature`` (1; 0: greedy), ``top_k``, ``top_p``, ``min_p``,
         ``repetition_penalty``, ``presence_penalty``, ``frequency_penalty``, ``logit_bias``, ``seed``, ``stop``,
         ``stop_token_ids``, ``ignore_eos``, ``logprobs`` (True), ``top_logprobs``, ``skip_special_tokens`` (True),
-        ``add_special_tokens`` (True; text only), ``degrade`` (as in :meth:`layer`), ``timeout`` (600 seconds for the whole
-        answer).
+        ``add_special_tokens`` (True; text only), ``degrade`` (as in :meth:`layer`), ``timeout`` (600 seconds, for the
+        whole answer).
 
-        When the router dies, another one goes on with the stream: no token is lost and none comes twice. Leaving the loop
-        early, or :meth:`TokenStream.close`, ends the work at the router.
+        When the router dies, another one goes on with the stream: no token is lost and none comes twice. Leaving the
+        loop early, or :meth:`TokenStream.close`, ends the work at the router.
 
         Raises InvalidRequest, Overloaded, Unavailable, Timeout: here, or while iterating.
         """
         request = GenerateRequest(prompt, **options)
         return TokenStream(self, next(self._ids), request)
 
-    def tokenize(
-        self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None
-    ) -> List[int]:
+    def tokenize(self, text: Prompt, *, add_special: bool = False, timeout: Optional[float] = None) -> List[int]:
         """The token ids of a text, or of chat messages through the model's template."""
         ids: List[int] = self._call(TokenizeRequest(text, add_special, timeout))[0]
         return ids
@@ -218,8 +216,8 @@ class Cluster:
 class TokenStream:
     """The tokens of one answer, made by :meth:`Cluster.generate`: an iterator, and a context manager that closes it.
 
-    One thread at a time. ``seed`` is the one that is used; ``prompt_tokens`` is known with the first token, ``usage`` when
-    the stream has ended by itself.
+    One thread at a time. ``seed`` is the one that is used; ``prompt_tokens`` is known with the first token, ``usage``
+    when the stream has ended by itself.
     """
 
     def __init__(self, cluster: Cluster, request_id: int, request: GenerateRequest) -> None:

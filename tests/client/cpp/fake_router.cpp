@@ -29,6 +29,7 @@ wire::socket bound_socket(const std::string& address) {
 std::uint64_t id_of(const proto::ClientToRouter& envelope) {
   if (envelope.has_layer()) return envelope.layer().request_id();
   if (envelope.has_experts()) return envelope.experts().request_id();
+  if (envelope.has_generate()) return envelope.generate().request_id();
   return envelope.info().request_id();
 }
 

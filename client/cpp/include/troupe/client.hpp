@@ -1,12 +1,14 @@
-// The C++ client of a Troupe cluster: send hidden states to the MoE layers of the model that it serves.
+// The C++ client of a Troupe cluster: text from the model that it serves, and its MoE layers one by one.
 //
 //   auto cluster = troupe::client::cluster::connect();
+//   cluster.generate("def add(a, b):", {.max_tokens = 64}, [](const token& t) { std::cout << t.text; return true; });
 //   auto result = cluster.layer(3, {.type = dtype::f32, .count = rows, .width = hidden_size, .data = values.data()});
 //   std::span<const float> output = result.output_as<float>();
 //
 // Errors: every function throws troupe::client::error (code(), retryable(), what()) unless it is noexcept; a call
-// either returns a complete answer or throws, never part of one. A call whose connection is lost is asked again under
-// the same request id, at the next router if there are several, until its timeout.
+// either returns a complete answer or throws, never part of one (a stream: when it cannot go on). A call whose
+// connection is lost is asked again under the same request id, at the next router if there are several, until its
+// timeout.
 //
 // Threads: calls from several threads are safe and are done one after another. For calls side by side, connect once
 // per thread. The callers' rows are read in place and never after the call has returned.
@@ -23,6 +25,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "troupe/text.hpp"
 
 namespace troupe::client {
 
@@ -67,9 +71,6 @@ class error : public std::runtime_error {
 
 enum class dtype : std::uint8_t { f32 = 1, f16 = 2, bf16 = 3 };
 [[nodiscard]] std::size_t bytes_per_element(dtype type) noexcept;
-
-// What happens to the rows of an expert without a replica. wait: until one is back, at most until the timeout.
-enum class degrade : std::uint8_t { wait = 1, substitute = 2, renormalise = 3, fail = 4 };
 
 // Bits of layer_result::flags().
 inline constexpr std::uint8_t flag_exact = 0;
@@ -167,6 +168,17 @@ class cluster {
   // `ids` and `weights` are [count, k]; id -1: no expert. degrade::substitute is refused: the caller chose.
   [[nodiscard]] layer_result experts(const layer_name& layer, const row_view& hidden, std::span<const std::int32_t> ids,
                                      std::span<const float> weights, const call_options& options = {});
+
+  // Text, token by token as they come, on the caller's thread; `on_token` returns false to end the stream. When the
+  // router dies, another one goes on with it: no token is lost and none comes twice. An exception of `on_token` ends
+  // the stream and passes through. Other calls on this object wait until it is over.
+  generate_summary generate(const prompt& asked, const generate_options& options,
+                            const std::function<bool(const token&)>& on_token);
+  // Text, or chat messages through the model's template, to token ids; and back.
+  [[nodiscard]] token_ids tokenize(const prompt& text, bool add_special = false,
+                                   std::chrono::milliseconds timeout = std::chrono::seconds{10});
+  [[nodiscard]] std::string detokenize(const token_ids& tokens,
+                                       std::chrono::milliseconds timeout = std::chrono::seconds{10});
 
   // JSON documents as `troupe status|node list|expert list -o json` print them (docs/cli.md).
   [[nodiscard]] std::string status(std::chrono::milliseconds timeout = std::chrono::seconds{10});
