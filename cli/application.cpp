@@ -198,6 +198,7 @@ exit_code run_command_line(int argc, const char* const* argv) {
   root.formatter(std::make_shared<examples_first>());
   root.footer(
       "  troupe up --model ~/models/mixtral      start a cluster on this machine\n"
+      "  troupe chat                             talk with the model\n"
       "  troupe status                           what runs, and is it well\n"
       "  troupe node drain expert-1              move everything off a node\n"
       "  troupe down                             stop it");
@@ -206,7 +207,7 @@ exit_code run_command_line(int argc, const char* const* argv) {
   add_global_options(root, options);
   verb_registry verbs{root, chosen};
   for (auto* add : {&add_up_verb, &add_cluster_verbs, &add_doctor_verb, &add_node_verbs, &add_expert_verbs,
-                    &add_model_verbs, &add_keys_verbs, &add_bench_verbs}) {
+                    &add_model_verbs, &add_keys_verbs, &add_text_verbs, &add_bench_verbs}) {
     add(verbs);
   }
   name_variables(root);

@@ -1,4 +1,4 @@
-// troupe bench layer.
+// troupe bench layer, and the noun.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -110,6 +110,8 @@ void add_bench_verbs(verb_registry& verbs) {
   layer.add_option("--node-threads", options->node_threads, "of each expert node [2]")->check(CLI::Range(1, 256));
   layer.add_option("--calls", options->calls, "per row count and side [60 to 9]")->check(CLI::Range(1, 100000));
   layer.add_flag("!--no-curve", options->encrypted, "leave out the cluster over TCP with encryption");
+
+  add_generate_bench_verb(verbs, noun);
 
   auto address = std::make_shared<std::string>();
   auto& peer = verbs.verb(noun, "echo-peer", "The far end of the bare transport that bench layer starts.", "",

@@ -229,7 +229,7 @@ result<exit_code> watch(const fs::path& data_dir, launcher& cluster) {
   if (!killed) return fail(killed.error());
   if (!killed->empty())
     print_note(fmt::format("{} did not stop in time and had to be killed", fmt::join(*killed, ", ")));
-  return exit_code::ok;
+  return was_ctrl_c() ? exit_code::interrupted : exit_code::ok;
 }
 
 std::chrono::milliseconds start_deadline(const up_request& request, std::uint64_t bytes) {

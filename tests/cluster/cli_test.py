@@ -278,7 +278,7 @@ def test_foreground_serves_until_it_is_interrupted(tmp_path):
             pids = [p["pid"] for p in json.loads((data / "context.json").read_text())["processes"]]
             assert all(is_alive(pid) for pid in pids)
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 0
+            assert process.wait(60) == 130
         finally:
             if process.poll() is None:
                 process.kill()
