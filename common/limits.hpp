@@ -332,10 +332,6 @@ inline constexpr std::size_t prompt_bytes_max = 4 * mib;
 // Prompts that wait to be put into tokens, and their bytes together. Past it: overloaded.
 inline constexpr std::size_t prompts_waiting_max = 1024;
 inline constexpr std::size_t prompts_waiting_bytes_max = 64 * mib;
-inline constexpr std::size_t stop_strings_max = 16;
-inline constexpr std::size_t stop_string_bytes_max = 1024;
-inline constexpr std::size_t stop_token_ids_max = 256;
-inline constexpr std::size_t logit_bias_max = 1024;
 // Streams of one router over ZeroMQ, waiting and running.
 inline constexpr std::size_t client_streams_max = 4096;
 // A stream that has nothing to tell says that it is alive: clients notice a hung router, the router a client that left.

@@ -22,7 +22,7 @@ struct client_streams::stream {
   client_address to;
   client_request name;
   bool with_logprobs{};
-  std::shared_ptr<const text_service> text;
+  std::shared_ptr<const text_source> text;
   std::optional<std::uint64_t> job;  // of the engine; none while the prompt is read
   proto::GenerateEvent waiting;      // to be sent
   bool is_over{};                    // `waiting` has the end, or `failure` is it
@@ -81,7 +81,7 @@ struct client_streams::mailbox {
 namespace {
 
 // On the work queue's thread: tokens, checks, engine.
-result<std::uint64_t> start(const text_service& text, asked_generation asked, proto::GenerateAccepted& accepted,
+result<std::uint64_t> start(const text_source& text, asked_generation asked, proto::GenerateAccepted& accepted,
                             std::function<void(generation_event)> on_event) {
   auto& request = asked.request;
   // A client that has given up by now is not worth the work (faults.md O10).
@@ -101,7 +101,7 @@ result<std::uint64_t> start(const text_service& text, asked_generation asked, pr
   return text.engine->generate({std::move(request), std::move(on_event)});
 }
 
-result<proto::TokenizeReply> tokenized_reply(const prompt_source& source, const text_service& text) {
+result<proto::TokenizeReply> tokenized_reply(const prompt_source& source, const text_source& text) {
   proto::TokenizeReply reply;
   if (const auto* ids = std::get_if<std::vector<token_number>>(&source)) {
     if (!text.decode) return fail(errc::invalid_request, "tokens: this model has no tokenizer");

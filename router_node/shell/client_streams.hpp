@@ -22,7 +22,7 @@
 #include "common/error.hpp"
 #include "router_node/core/replay_cache.hpp"
 #include "router_node/shell/client_door.hpp"
-#include "router_node/shell/text_service.hpp"
+#include "router_node/shell/text_source.hpp"
 #include "router_node/shell/work_queue.hpp"
 
 namespace troupe::proto {
@@ -37,7 +37,7 @@ class router_metrics;
 
 class client_streams {
  public:
-  using text_or_reason = result<std::shared_ptr<const text_service>>;
+  using text_or_reason = result<std::shared_ptr<const text_source>>;
 
   // `door` and `metrics` are borrowed. `wake` makes the router's thread call handle() soon; any thread may call it
   // until the destructor has ended.

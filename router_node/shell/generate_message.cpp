@@ -77,7 +77,7 @@ std::size_t bytes_of(const prompt_source& source) {
                     source);
 }
 
-result<std::vector<token_number>> tokens_of(const prompt_source& source, const text_service& text) {
+result<std::vector<token_number>> tokens_of(const prompt_source& source, const text_source& text) {
   using tokens = result<std::vector<token_number>>;
   const auto no_tokenizer = [] {
     return fail(errc::invalid_request,
@@ -126,7 +126,7 @@ result<prompt_source> read(const proto::TokenizeRequest& request) {
   return read_prompt(request, request.add_special_tokens(), "input: not set; send text, tokens or messages_json");
 }
 
-void write(proto::GenerateEvent& event, const token_event& token, bool with_logprob, const text_service& text) {
+void write(proto::GenerateEvent& event, const token_event& token, bool with_logprob, const text_source& text) {
   auto& to = *event.add_tokens();
   to.set_id(token.id);
   to.set_position(token.position);

@@ -8,7 +8,7 @@
 
 #include "common/error.hpp"
 #include "router_node/core/generation.hpp"
-#include "router_node/shell/text_service.hpp"
+#include "router_node/shell/text_source.hpp"
 
 namespace troupe::proto {
 class GenerateEvent;
@@ -30,7 +30,7 @@ using prompt_source = std::variant<std::vector<token_number>, text_prompt, chat_
 
 [[nodiscard]] std::size_t bytes_of(const prompt_source& source);
 // invalid_request when the model has no tokenizer (chat template) for it, or the template refuses the messages.
-[[nodiscard]] result<std::vector<token_number>> tokens_of(const prompt_source& source, const text_service& text);
+[[nodiscard]] result<std::vector<token_number>> tokens_of(const prompt_source& source, const text_source& text);
 
 struct asked_generation {
   prompt_source prompt;
@@ -40,12 +40,12 @@ struct asked_generation {
   std::uint64_t timeout_ms{};
 };
 
-// Copies the fields and refuses what is missing or too large; values are checked by generation/request_check.hpp when the
-// number of prompt tokens is known. invalid_request or too_large with the field.
+// Copies the fields and refuses what is missing or too large; values are checked by generation/request_check.hpp when
+// the number of prompt tokens is known. invalid_request or too_large with the field.
 [[nodiscard]] result<asked_generation> read(const proto::GenerateRequest& request);
 [[nodiscard]] result<prompt_source> read(const proto::TokenizeRequest& request);
 
-void write(proto::GenerateEvent& event, const token_event& token, bool with_logprob, const text_service& text);
+void write(proto::GenerateEvent& event, const token_event& token, bool with_logprob, const text_source& text);
 void write(proto::GenerateEvent& event, const generation_end& end);
 
 }  // namespace troupe::router

@@ -93,7 +93,7 @@ class streams_over_sockets : public router_test {
 
   void TearDown() override { stop(); }
 
-  void use(text_service text) { use_text(std::make_shared<const text_service>(std::move(text))); }
+  void use(text_source text) { use_text(std::make_shared<const text_source>(std::move(text))); }
 
   void use_text(client_streams::text_or_reason text) {
     loop_->use_text(std::move(text));

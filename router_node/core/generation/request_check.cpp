@@ -69,8 +69,9 @@ result<void> check_stops(const generation_request& request, const generation_lim
 }
 
 result<void> check_bias(const sampling_settings& sampling, const generation_limits& model) {
-  if (sampling.logit_bias.size() > limits::logit_bias_max) {
-    return refuse(fmt::format("logit_bias: {} tokens, at most {}", sampling.logit_bias.size(), limits::logit_bias_max));
+  if (sampling.logit_bias.size() > limits::logit_bias_entries_max) {
+    return refuse(
+        fmt::format("logit_bias: {} tokens, at most {}", sampling.logit_bias.size(), limits::logit_bias_entries_max));
   }
   for (const auto& [id, bias] : sampling.logit_bias) {
     if (id >= model.vocabulary) {

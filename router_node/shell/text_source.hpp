@@ -15,7 +15,7 @@ namespace troupe::router {
 
 // Plain functions, so that doors and their tests need no tokenizer. All may be called from many threads at once. An
 // empty one: the checkpoint has no tokenizer, or no chat template; token ids work all the same (faults.md C7).
-struct text_service {
+struct text_source {
   generation_gateway* engine{};  // borrowed; never null
   std::function<std::vector<token_number>(std::string_view text, bool add_special)> encode;
   std::function<std::string(std::span<const token_number> tokens, bool skip_special)> decode;
