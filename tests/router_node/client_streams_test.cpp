@@ -306,6 +306,32 @@ TEST_F(streams_over_sockets, refuses_what_makes_no_sense) {
   EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"rejected\"} 1"));
 }
 
+TEST_F(streams_over_sockets, o10_a_request_whose_time_is_over_is_not_begun) {
+  std::atomic<bool> goes_on = false;
+  use({.engine = &fake_,
+       .encode =
+           [&](std::string_view text, bool) {
+             while (text == "long" && !goes_on) std::this_thread::yield();
+             return std::vector<token_number>{1};
+           },
+       .decode = {},
+       .text_of = {},
+       .render = {}});
+  client_->send(make(1, "long"));
+  auto late = make(2);
+  late.mutable_generate()->set_timeout_ms(1);
+  client_->send(late);
+  // In order: when the router says this, it has taken in the others.
+  client_->send(make(2));
+  EXPECT_EQ(failure_of(*client_, 2).code(), proto::IN_PROGRESS);
+  const auto taken = std::chrono::steady_clock::now();
+  await([&] { return std::chrono::steady_clock::now() > taken + 1ms; }, "the time of the second is over");
+  goes_on = true;
+  EXPECT_EQ(failure_of(*client_, 2).code(), proto::TIMEOUT);
+  EXPECT_EQ(fake_.jobs(), 1U);
+  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"expired\"} 1"));
+}
+
 TEST_F(streams_over_sockets, a_router_without_text_says_so) {
   use_text(fail(errc::not_found, "family switch_transformers has no text; ask for layers"));
   client_->send(make(1));
