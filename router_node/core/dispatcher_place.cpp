@@ -61,6 +61,10 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
     auto* parked = std::get_if<term_parked>(&t.state);
     if (parked == nullptr || parked->not_before > now) continue;
     if (t.tries >= limits::attempts_per_call_max) {
+      if (r.input.policy == degrade::leave_out) {
+        without.push_back(index);
+        continue;
+      }
       finish(r, nobody_left(r, t, fmt::format("{} attempts; the last: {}", t.tries, t.last_failure)));
       return {};
     }
@@ -114,6 +118,9 @@ dispatcher::verdict dispatcher::degrade_terms(request_state& r, const std::vecto
       for (const auto index : without) {
         if (!r.give_up_term(index)) return give_up_request(index);
       }
+      return verdict::go_on;
+    case degrade::leave_out:
+      for (const auto index : without) r.leave_out_term(index);
       return verdict::go_on;
   }
   return verdict::go_on;

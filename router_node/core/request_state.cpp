@@ -97,6 +97,11 @@ bool request_state::give_up_term(std::uint32_t index) {
   return true;
 }
 
+void request_state::leave_out_term(std::uint32_t index) {
+  for (const auto& lost : terms[index].assignments) flags[lost.row] |= flag_missing;
+  terms[index].state = term_given_up{};
+}
+
 void request_state::combine_ready() {
   for (; combined < calls.size(); ++combined) {
     auto& next = calls[combined];

@@ -104,6 +104,9 @@ struct request_state {
   // False when one of the rows has no other term left.
   [[nodiscard]] bool give_up_term(std::uint32_t index);
 
+  // Drops a term without making up for it: its rows are flagged as missing.
+  void leave_out_term(std::uint32_t index);
+
   // Adds up what can be added in order.
   void combine_ready();
   // Scales renormalised rows and hands the sums over. @pre is_complete()

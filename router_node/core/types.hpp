@@ -22,12 +22,15 @@ namespace troupe::router {
 using time_point = std::chrono::steady_clock::time_point;
 
 // What happens to a row when no replica of one of its experts is left.
-enum class degrade : std::uint8_t { wait, substitute, renormalise, fail };
+// `leave_out` is the generation engine's: the row is flagged as missing and the others are answered, so that one text's
+// lost expert does not hold up the batch. Clients cannot name it.
+enum class degrade : std::uint8_t { wait, substitute, renormalise, fail, leave_out };
 
 // Bits of a row's flag.
 inline constexpr std::uint8_t flag_substituted = 1;
 inline constexpr std::uint8_t flag_renormalised = 2;
 inline constexpr std::uint8_t flag_dropped = 4;
+inline constexpr std::uint8_t flag_missing = 8;  // leave_out only: the sum is not to be used
 
 // Names one call for ever: attempts of one request never repeat a number.
 struct call_id {

@@ -77,7 +77,7 @@ void router_metrics::on_finished(const finished_request& finished, std::uint32_t
       rows_renormalised_.add();
     } else if ((flags & flag_dropped) != 0) {
       rows_dropped_.add();
-    } else {
+    } else if ((flags & flag_missing) == 0) {  // a missing row is asked for again, or its text fails
       rows_exact_.add();
     }
   }

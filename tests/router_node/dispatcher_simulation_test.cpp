@@ -253,7 +253,7 @@ class simulation {
         request.routing.dropped.push_back(chance(0.2));
     }
     if (chance(0.1)) request.routing.expert_ids[0] = -1;
-    request.policy = static_cast<degrade>(pick(0, 3));
+    request.policy = static_cast<degrade>(pick(0, 4));
     const bool is_patient = chance(0.8);
     request.deadline = now_ + (is_patient ? std::chrono::nanoseconds(60s) : milliseconds(1, 5000));
     const auto rows = request.rows;
@@ -329,6 +329,10 @@ class simulation {
       const bool is_renormalised = (result.flags[row] & flag_renormalised) != 0;
       totals_.approximate_rows += is_substituted || is_renormalised ? 1 : 0;
       EXPECT_TRUE(!is_substituted || wanted.policy == degrade::substitute);
+      if ((result.flags[row] & flag_missing) != 0) {
+        EXPECT_EQ(wanted.policy, degrade::leave_out);
+        continue;
+      }
       if (is_renormalised) {
         EXPECT_EQ(wanted.policy, degrade::renormalise);
         EXPECT_TRUE(is_some_renormalisation(result, row)) << "row " << row;

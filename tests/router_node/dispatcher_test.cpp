@@ -319,6 +319,21 @@ TEST_F(dispatching, renormalise_without_any_term_left_is_unavailable) {
   EXPECT_EQ(only_error(dispatcher_.take_output()).code, errc::unavailable);
 }
 
+TEST_F(dispatching, leave_out_flags_the_rows_of_a_lost_expert_and_answers_the_others) {
+  dispatcher_.set_map(make_map(1, {{0}, {1}, {}, {}}, {1, 1}), now_);
+  connect(0);
+  connect(1);
+  submit(make(3, 2, {0, 1, 0, 2, 0, -1}, {1, 2, 3, 4, 5, 0}, degrade::leave_out));
+  auto calls = dispatcher_.take_output().calls;
+  ASSERT_THAT(calls, SizeIs(2));
+  (void)dispatcher_.on_answer(answer_to(calls[0]), now_);
+  dispatcher_.set_link(host_name(1), link_down{"killed"}, now_);
+  const auto done = dispatcher_.take_output();
+  const auto& result = std::get<layer_result>(done.finished.at(0).outcome);
+  EXPECT_THAT(result.flags, ElementsAre(flag_missing, flag_missing, 0));
+  EXPECT_FLOAT_EQ(result.sums[2 * hidden], 5 * expert_output(0, 2, 0));
+}
+
 TEST_F(dispatching, substitute_chooses_again_for_the_rows_that_need_it) {
   dispatcher_.set_map(make_map(1, {{0}, {0}, {}, {0}}, {1}), now_);
   connect(0);
