@@ -26,7 +26,11 @@ json to_json(const cluster_options& options) {
           {"transport", options.transport},
           {"http", options.http},
           {"threads", options.threads},
-          {"slots", options.slots}};
+          {"slots", options.slots},
+          {"router_threads", options.router_threads},
+          {"kv_memory", options.kv_memory},
+          {"api_key_file", options.api_key_file},
+          {"no_auth", options.no_auth}};
 }
 
 cluster_options options_from(const json& value) {
@@ -40,6 +44,10 @@ cluster_options options_from(const json& value) {
   options.http = value.at("http");
   options.threads = value.at("threads");
   options.slots = value.at("slots");
+  options.router_threads = value.at("router_threads");
+  options.kv_memory = value.at("kv_memory");
+  options.api_key_file = value.at("api_key_file");
+  options.no_auth = value.at("no_auth");
   return options;
 }
 

@@ -163,7 +163,11 @@ class planner {
 
   result<void> add_router(const std::string& name, const std::string& http) {
     auto command = daemon_command(inputs_, "troupe-router", name, http);
-    command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control});
+    command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control, "--threads",
+                                   std::to_string(inputs_.router_threads)});
+    if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});
+    if (!options_.api_key_file.empty()) command.insert(command.end(), {"--api-key-file", options_.api_key_file});
+    if (options_.no_auth) command.emplace_back("--no-auth");
     std::string client = ipc(name + ".client");
     if (tcp()) {
       auto port = ports_.take("127.0.0.1");

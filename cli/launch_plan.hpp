@@ -43,7 +43,8 @@ struct launch_inputs {
   std::string model_fingerprint;
   std::string cluster_id;
   std::uint32_t slots{};
-  std::uint32_t threads{};
+  std::uint32_t threads{};         // of each expert node
+  std::uint32_t router_threads{};  // of each router
 };
 
 // Everything but keys and pids. conflict when a port that was asked for is taken.

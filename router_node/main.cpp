@@ -31,7 +31,10 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
   auto& options = flags.options;
   parser.add("--model", options.model, "folder of the checkpoint", daemon::flag_parser::presence::required);
   parser.add_choice("--dtype", options.type, {"auto", "f32", "bf16"}, "what the experts compute in; auto: as stored");
-  parser.add("--threads", options.threads, "threads for shared experts");
+  parser.add("--threads", options.threads, "threads for attention and shared experts");
+  parser.add_bytes("--kv-memory", options.kv_bytes, "keys and values of running texts, e.g. 2GiB; 0: chosen");
+  parser.add("--api-key-file", options.api_keys, "keys that HTTP clients must show, one per line; default: none");
+  parser.add("--no-auth", options.no_auth, "serve HTTP beyond loopback without keys");
   parser.add("--coordinator", options.coordinator, "control address; default: the ipc socket in the run folder");
   parser.add("--listen", flags.listen, "client addresses, ipc:// or tcp://, separated by commas");
   return parser.parse(argc, argv);

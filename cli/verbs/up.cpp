@@ -98,6 +98,10 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("transport", wanted.transport, running.transport);
   compare("threads", wanted.threads, running.threads);
   compare("slots", wanted.slots, running.slots);
+  compare("router-threads", wanted.router_threads, running.router_threads);
+  compare("kv-memory", wanted.kv_memory, running.kv_memory);
+  compare("api-key-file", wanted.api_key_file, running.api_key_file);
+  compare("no-auth", wanted.no_auth, running.no_auth);
   return found;
 }
 
@@ -151,6 +155,7 @@ result<cluster_context> plan_fresh(const fs::path& data_dir, const up_request& r
   inputs.model = model.folder;
   inputs.model_fingerprint = model.description.fingerprint;
   inputs.threads = options.threads != 0 ? options.threads : std::max(1U, machine.cores / options.expert_nodes);
+  inputs.router_threads = options.router_threads != 0 ? options.router_threads : machine.cores;
   const auto programs = program_folder();
   if (!programs) return fail(programs.error());
   inputs.programs = *programs;
@@ -287,6 +292,16 @@ result<exit_code> up(const session& s, const up_request& request) {
   return request.detach ? result<exit_code>{exit_code::ok} : watch(*data_dir, cluster);
 }
 
+// The daemons run in other folders.
+const CLI::Validator absolute_path{
+    [](std::string& path) {
+      std::error_code failure;
+      if (!fs::is_regular_file(path, failure)) return fmt::format("{} is not a file", path);
+      path = fs::absolute(path).string();
+      return std::string{};
+    },
+    "", "absolute_path"};
+
 void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--expert-nodes", options.expert_nodes, "how many processes hold experts [3]")
       ->check(CLI::Range(1, 1000));
@@ -304,6 +319,15 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--threads", options.threads, "per expert node; 0: the cores shared out [0]")
       ->check(CLI::Range(0, 1024));
   verb.add_option("--slots", options.slots, "experts that one node can hold; 0: as many as survivors need [0]");
+  verb.add_option("--router-threads", options.router_threads, "per router; 0: all cores [0]")
+      ->check(CLI::Range(0, 1024));
+  verb.add_option("--kv-memory", options.kv_memory, "keys and values of running texts, per router [chosen]")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
+  verb.add_option("--api-key-file", options.api_key_file, "keys that HTTP clients must show, one per line [none asked]")
+      ->transform(absolute_path)
+      ->type_name("FILE");
+  verb.add_flag("--no-auth", options.no_auth, "serve other machines over HTTP without API keys");
 }
 
 }  // namespace

@@ -61,6 +61,9 @@ void flag_parser::add(std::string_view name, std::uint64_t& target, std::string_
 void flag_parser::add(std::string_view name, double& target, std::string_view help, presence p) {
   state_->add(name, target, help, p);
 }
+void flag_parser::add_bytes(std::string_view name, std::uint64_t& target, std::string_view help) {
+  state_->add(name, target, help, presence::optional)->transform(CLI::AsSizeValue(false));
+}
 void flag_parser::add(std::string_view name, bool& target, std::string_view help) {
   state_->app.add_flag(std::string(name), target, std::string(help))->envname(variable_of(name));
 }

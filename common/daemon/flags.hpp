@@ -35,6 +35,8 @@ class flag_parser {
   void add(std::string_view name, std::uint32_t& target, std::string_view help, presence p = presence::optional);
   void add(std::string_view name, std::uint64_t& target, std::string_view help, presence p = presence::optional);
   void add(std::string_view name, double& target, std::string_view help, presence p = presence::optional);
+  // Bytes, with or without a unit: 8GiB, 512MiB, 1000000.
+  void add_bytes(std::string_view name, std::uint64_t& target, std::string_view help);
   // Given without a value: true. The variable may say 1, true, yes or on.
   void add(std::string_view name, bool& target, std::string_view help);
   // One of `choices`.

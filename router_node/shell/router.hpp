@@ -27,7 +27,10 @@ struct router_options {
   std::filesystem::path model;      // folder of the checkpoint
   std::string http;                 // empty: none
   std::string type{"auto"};         // auto, f32, bf16
-  std::uint32_t threads{1};         // for shared experts
+  std::uint32_t threads{1};         // for attention and shared experts
+  std::uint64_t kv_bytes{};         // for keys and values of running texts; 0: chosen from the model
+  std::filesystem::path api_keys;   // file of keys that HTTP clients must show; empty: none are asked for
+  bool no_auth{};                   // HTTP beyond loopback without keys
   std::string coordinator;          // control address; empty: the ipc socket in run_dir
   std::vector<std::string> listen;  // client addresses; empty: the ipc socket in run_dir
 };

@@ -23,7 +23,8 @@ launch_inputs inputs() {
           .model_fingerprint = "abc",
           .cluster_id = "11111111-2222-3333-4444-555555555555",
           .slots = 6,
-          .threads = 2};
+          .threads = 2,
+          .router_threads = 4};
 }
 
 // The word that follows `flag` on a command line; empty when it is not there.
@@ -48,6 +49,24 @@ TEST(launch_plan, every_process_has_a_complete_command_line) {
   EXPECT_EQ(value_of(plan->processes[1], "--slots"), "6");
   EXPECT_EQ(value_of(plan->processes[1], "--coordinator"), "ipc:///data/run/coordinator.control.ipc");
   EXPECT_EQ(plan->routers.front().client, "ipc:///data/run/router-0.client.ipc");
+  EXPECT_EQ(value_of(plan->processes[4], "--threads"), "4");
+  EXPECT_EQ(value_of(plan->processes[4], "--kv-memory"), "") << "the router chooses";
+}
+
+TEST(launch_plan, what_texts_need_goes_to_every_router) {
+  cluster_options options;
+  options.routers = 2;
+  options.kv_memory = std::uint64_t{1} << 30;
+  options.api_key_file = "/etc/troupe/keys";
+  options.no_auth = true;
+  const auto plan = plan_cluster(inputs(), options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  for (const auto& process : plan->processes) {
+    const bool is_router = process.role == "router";
+    EXPECT_EQ(value_of(process, "--kv-memory"), is_router ? "1073741824" : "");
+    EXPECT_EQ(value_of(process, "--api-key-file"), is_router ? "/etc/troupe/keys" : "");
+    EXPECT_EQ(std::ranges::count(process.command, "--no-auth"), is_router ? 1 : 0);
+  }
 }
 
 TEST(launch_plan, no_two_processes_share_a_port) {
