@@ -303,6 +303,17 @@ inline constexpr std::size_t ignored_fields_logged_max = 8;
 inline constexpr std::size_t text_requests_waiting_max = 256;
 // Answers in progress for one API key; a flood of one leaves the others their share (faults.md O3).
 inline constexpr std::uint32_t answers_per_key_max = 128;
+// Texts that a router has accepted and not ended, running and waiting.
+inline constexpr std::uint32_t generations_open_max = 1024;
+// A text whose expert has no replica is tried again after this.
+inline constexpr std::chrono::milliseconds stalled_text_pause = 100ms;
+// A step waits so long for the experts of one layer; then its texts are tried again, each by its own policy.
+inline constexpr std::chrono::seconds experts_wait_max = 10s;
+// The engine's thread looks at its counters at least this often.
+inline constexpr std::chrono::seconds generation_refresh_interval = 1s;
+// Memory for keys and values when --kv-memory is not given: room for so many texts of full length, at most so much.
+inline constexpr std::uint64_t kv_default_texts = 32;
+inline constexpr std::uint64_t kv_default_bytes_max = 2 * gib;
 // A generation may last this long when the client names no other time; the second is the longest it may ask for.
 inline constexpr std::chrono::seconds generation_timeout_default = 600s;
 inline constexpr std::chrono::seconds generation_timeout_max = 3600s;

@@ -51,11 +51,14 @@ model_plan model_plan::make(const model::description& model, dtype wire) {
   return plan;
 }
 
+const layer_plan* model_plan::find(layer_id layer) const {
+  const auto at = std::ranges::lower_bound(layers_, layer, {}, &layer_plan::id);
+  return at != layers_.end() && at->id == layer ? &*at : nullptr;
+}
+
 result<const layer_plan*> model_plan::find(std::string_view text) const {
-  const auto id = parse_layer(text);
-  if (id) {
-    const auto at = std::ranges::lower_bound(layers_, *id, {}, &layer_plan::id);
-    if (at != layers_.end() && at->id == *id) return &*at;
+  if (const auto id = parse_layer(text)) {
+    if (const auto* layer = find(*id)) return layer;
   }
   // The text is the caller's: no more of it than a layer's name could have.
   return fail(errc::not_found, fmt::format("no MoE layer '{}'; this model's MoE layers are {}", text.substr(0, 32),

@@ -37,6 +37,7 @@ class model_plan {
 
   // "3", "encoder.1". not_found names the layers that there are. The pointer lives as long as the plan.
   [[nodiscard]] result<const layer_plan*> find(std::string_view text) const;
+  [[nodiscard]] const layer_plan* find(layer_id layer) const;  // nullptr: no MoE layer of that number
 
  private:
   std::vector<layer_plan> layers_;

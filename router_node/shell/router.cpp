@@ -13,6 +13,7 @@
 #include <caf/scoped_actor.hpp>
 
 #include "common/daemon/actors.hpp"
+#include "common/http/api_keys.hpp"
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/limits.hpp"
@@ -22,10 +23,13 @@
 #include "model/checkpoint.hpp"
 #include "proto/node_coordinator.pb.h"
 #include "router_node/shell/layer_engine.hpp"
-#include "router_node/shell/router_actor.hpp"
+#include "router_node/shell/loop_actor.hpp"
+#include "router_node/shell/openai_request.hpp"
 #include "router_node/shell/router_loop.hpp"
 #include "router_node/shell/router_metrics.hpp"
 #include "router_node/shell/router_security.hpp"
+#include "router_node/shell/text_service.hpp"
+#include "router_node/shell/text_source.hpp"
 
 namespace troupe::router {
 namespace {
@@ -39,7 +43,7 @@ incarnation_number incarnation_from_clock() {
 }
 
 caf::actor_system_config& quiet(caf::actor_system_config& config) {
-  // The only actor has a thread of its own; the scheduler needs one for CAF's own helpers.
+  // The actors have threads of their own; the scheduler needs one for CAF's own helpers.
   daemon::use_one_sleeping_worker(config);
   return config;
 }
@@ -73,12 +77,14 @@ class router::impl {
   [[nodiscard]] result<std::vector<wire::socket>> bind_clients();
   [[nodiscard]] result<void> start_loop();
   [[nodiscard]] result<void> start_http();
+  [[nodiscard]] result<std::vector<http::route>> client_routes();
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
   [[nodiscard]] result<void> ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer);
   [[nodiscard]] std::vector<http::check> readiness();
   [[nodiscard]] std::string cluster_id();
   void fail_once(std::string reason);
+  void wait_for(caf::actor& actor);
 
   const router_options options_;
   const std::function<void(std::string)> on_failure_;
@@ -91,6 +97,7 @@ class router::impl {
   dtype type_{dtype::f32};
   model_plan plan_;
   std::unique_ptr<layer_engine> engine_;
+  std::unique_ptr<text_service> texts_;  // nullptr: layers only
   std::unique_ptr<router_metrics> metrics_;
   http::metrics_registry registry_;
   router_identity identity_;
@@ -98,7 +105,7 @@ class router::impl {
   std::shared_ptr<router_loop> loop_;
   caf::actor_system_config actor_config_;
   std::unique_ptr<caf::actor_system> actors_;
-  caf::actor actor_;
+  caf::actor actor_, text_actor_;
   std::unique_ptr<http::server> http_;
   std::mutex link_mutex_;  // guards link_, which comes last and goes first
   std::unique_ptr<node::coordinator_link> link_;
@@ -129,6 +136,11 @@ result<void> router::impl::open_model() {
   auto engine = layer_engine::make(*checkpoint_, type_, options_.threads);
   if (!engine) return fail(engine.error());
   engine_ = std::move(*engine);
+  auto texts = text_service::open(
+      *checkpoint_, plan_,
+      {.model = options_.model, .type = type_, .threads = options_.threads, .kv_bytes = options_.kv_bytes});
+  if (!texts) return fail(texts.error());
+  texts_ = std::move(*texts);
   metrics_ = std::make_unique<router_metrics>(plan_);
   return {};
 }
@@ -190,24 +202,55 @@ result<void> router::impl::start_loop() {
       .seed = std::random_device{}()};
   loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
-  actor_ = spawn_router(*actors_, loop_, [this](std::string reason) { fail_once(std::move(reason)); });
+  const auto on_failure = [this](std::string reason) { fail_once(std::move(reason)); };
+  actor_ = spawn_loop(
+      *actors_, "router", [loop = loop_] { loop->run(); }, on_failure);
+  if (texts_) {
+    text_actor_ = spawn_loop(
+        *actors_, "generation", [this] { texts_->run(*loop_); }, on_failure);
+    loop_->use_text(texts_->source());
+  } else {
+    loop_->use_text(fail(errc::invalid_request,
+                         fmt::format("{} is served layer by layer; texts come of mixtral, qwen2_moe, qwen3_moe, olmoe",
+                                     checkpoint_->model().family)));
+  }
   return {};
 }
 
 result<void> router::impl::start_http() {
   registry_.add([this](std::vector<http::metric_family>& families) { metrics_->collect(families); });
+  if (texts_) registry_.add([this](std::vector<http::metric_family>& families) { texts_->collect(families); });
   registry_.add(http::process_metrics());
   registry_.add(http::build_metrics(options_.version, options_.commit, "cpu"));
   if (options_.http.empty()) return {};
   auto routes = http::probe_routes({.build = {options_.version, options_.commit, "cpu"},
                                     .ready = [this] { return readiness(); },
                                     .metrics = &registry_});
-  for (auto& route : layer_routes(plan_, checkpoint_->model(), *loop_)) routes.push_back(std::move(route));
+  auto open_to_clients = client_routes();
+  if (!open_to_clients) return fail(open_to_clients.error());
+  for (auto& route : *open_to_clients) routes.push_back(std::move(route));
   auto started = http::server::start({.address = options_.http, .name = limits::software}, std::move(routes));
   if (!started) return fail(started.error());
   http_ = std::move(*started);
   http_address = http_->address();
   return {};
+}
+
+// What needs an API key where there are any: everything but the probes and metrics.
+result<std::vector<http::route>> router::impl::client_routes() {
+  if (auto safe = http::check_exposure(options_.http, !options_.api_keys.empty(), options_.no_auth); !safe) {
+    return fail(safe.error());
+  }
+  auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0);
+  if (texts_) {
+    for (auto& route : texts_->routes()) routes.push_back(std::move(route));
+  }
+  if (options_.api_keys.empty()) return routes;
+  auto keys = http::api_keys::open(options_.api_keys);
+  if (!keys) return fail(keys.error());
+  return http::guard(
+      std::move(routes), std::make_shared<const http::api_keys>(std::move(*keys)),
+      [](const std::string& client) { spdlog::warn("a request of {} without a valid API key", client); });
 }
 
 result<void> router::impl::start_link() {
@@ -308,21 +351,29 @@ void router::impl::stop(milliseconds grace) {
   }
   if (link) link->stop(node::coordinator_link::farewell::leave);
   link.reset();
-  if (loop_) loop_->stop(grace);
-  if (actors_ && actor_) {
-    caf::scoped_actor self(*actors_);
-    self->wait_for(actor_);
-    actor_ = nullptr;
+  // Texts first: they need the loop to ask for experts.
+  if (actors_ && text_actor_) {
+    texts_->stop(grace);
+    wait_for(text_actor_);
   }
+  if (loop_) loop_->stop(grace);
+  if (actors_ && actor_) wait_for(actor_);
   if (http_) http_->stop(grace);
   http_.reset();
   loop_.reset();
   actors_.reset();
 }
 
+void router::impl::wait_for(caf::actor& actor) {
+  caf::scoped_actor self(*actors_);
+  self->wait_for(actor);
+  actor = nullptr;
+}
+
 std::string router::impl::describe() const {
-  return fmt::format("{} serves {} MoE layers of {} ({}, {}) to clients at {}{}", options_.name.value,
-                     plan_.layers().size(), checkpoint_->model().name, checkpoint_->model().family, to_string(type_),
+  return fmt::format("{} serves {} MoE layers{} of {} ({}, {}) to clients at {}{}", options_.name.value,
+                     plan_.layers().size(), texts_ ? " and " + texts_->describe() : std::string{},
+                     checkpoint_->model().name, checkpoint_->model().family, to_string(type_),
                      fmt::join(client_addresses, ", "), http_address.empty() ? "" : ", HTTP at " + http_address);
 }
 
