@@ -293,14 +293,14 @@ result<exit_code> up(const session& s, const up_request& request) {
 }
 
 // The daemons run in other folders.
-const CLI::Validator absolute_path{
-    [](std::string& path) {
-      std::error_code failure;
-      if (!fs::is_regular_file(path, failure)) return fmt::format("{} is not a file", path);
-      path = fs::absolute(path).string();
-      return std::string{};
-    },
-    "", "absolute_path"};
+const CLI::Validator absolute_path{[](std::string& path) {
+                                     std::error_code failure;
+                                     if (!fs::is_regular_file(path, failure))
+                                       return fmt::format("{} is not a file", path);
+                                     path = fs::absolute(path).string();
+                                     return std::string{};
+                                   },
+                                   "", "absolute_path"};
 
 void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--expert-nodes", options.expert_nodes, "how many processes hold experts [3]")

@@ -117,7 +117,7 @@ class generation_engine final : public generation_gateway {
   std::unordered_map<std::uint64_t, std::unique_ptr<text_in_progress>> texts_;
   sampler sampler_;
   std::list<std::unique_ptr<step_run>> steps_;  // in flight, at most two
-  std::vector<float> logits_;  // of the step that is being finished, [pieces with a token, V]
+  std::vector<float> logits_;                   // of the step that is being finished, [pieces with a token, V]
   std::optional<time_point> stop_at_;
 };
 

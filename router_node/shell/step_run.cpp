@@ -30,8 +30,9 @@ std::vector<trunk_rows> step_run::trunk_pieces() const {
   std::vector<trunk_rows> all;
   all.reserve(pieces.size());
   for (const auto& piece : pieces) {
-    all.push_back(
-        {.first_position = piece.planned.first_position, .rows = piece.rows(), .blocks = piece.planned.blocks,
+    all.push_back({.first_position = piece.planned.first_position,
+                   .rows = piece.rows(),
+                   .blocks = piece.planned.blocks,
                    .known_tokens = piece.known_tokens});
   }
   return all;

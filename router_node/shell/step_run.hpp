@@ -19,7 +19,7 @@ struct step_piece {
   std::uint32_t first_row{};  // of the step
   degrade policy{degrade::wait};
   time_point deadline;
-  std::uint32_t known_tokens{};  // of the text so far
+  std::uint32_t known_tokens{};               // of the text so far
   std::uint8_t flags{};                       // of all its rows together
   std::vector<std::uint32_t> inexact_layers;  // ascending
   std::optional<error> trouble;               // set: its rows do not count
@@ -47,7 +47,8 @@ class step_run {
   // The latest of its texts: a question lasts as long as somebody waits for the answer.
   [[nodiscard]] time_point deadline() const;
 
-  // The question as a job of the layer, without `done`. The job shares `normed`, or owns a copy of the rows it is about.
+  // The question as a job of the layer, without `done`. The job shares `normed`, or owns a copy of the rows it is
+  // about.
   [[nodiscard]] layer_job make_job(const expert_question& question, const layer_plan& layer, time_point now) const;
 
   // Adds one question's answer to the rows, or notes who is in trouble. Returns questions to ask in turn: for texts

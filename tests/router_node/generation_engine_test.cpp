@@ -177,8 +177,8 @@ std::vector<golden_case> golden_cases(const std::filesystem::path& folder) {
   std::vector<golden_case> cases;
   const auto file = nlohmann::json::parse(std::ifstream(folder / "generation.json"));
   for (const auto& c : file.at("cases")) {
-    cases.push_back({c.at("prompt_ids").get<std::vector<token_number>>(),
-                     c.at("greedy_ids").get<std::vector<token_number>>()});
+    cases.push_back(
+        {c.at("prompt_ids").get<std::vector<token_number>>(), c.at("greedy_ids").get<std::vector<token_number>>()});
   }
   return cases;
 }
