@@ -12,7 +12,7 @@ install_flag=${1:-}
 step() { printf '\n==> %s\n' "$*"; }
 
 step "1/5 building Troupe (a quarter of an hour the first time)"
-scripts/build.sh $install_flag troupe troupe-coordinator troupe-expert troupe-router
+scripts/build.sh $install_flag programs
 
 step "2/5 making a Python environment in .venv and installing the client"
 scripts/python_env.sh .venv $install_flag -- ./client/python
