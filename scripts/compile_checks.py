@@ -2,7 +2,7 @@
 """Checks that need a compiler: every header compiles alone, and the short clang-tidy list (.clang-tidy) is clean.
 
 A file that did not change since it last passed (with all own headers that it reaches) is not compiled again: its hash is
-kept in ~/.cache/troupe-checks (XDG_CACHE_HOME), so that a clean clone does not begin from nothing either. usage: compile_checks.py headers|tidy [--all]
+kept in ~/.cache/troupe-checks (XDG_CACHE_HOME), so that a clean clone does not begin from nothing either. usage: compile_checks.py headers|tidy
 """
 import concurrent.futures
 import hashlib
