@@ -28,8 +28,10 @@ class Nemesis:
         fault = self.random.choice([self.kill_expert, self.freeze_expert, self.kill_coordinator])
         name = self.random.choice(["expert-0", "expert-1", "expert-2"])
         self.history.append(f"{fault.__name__} {name}")
+        begin = time.monotonic()
         fault(name)
         self.cluster.wait_complete(replicas=2, deadline=BACK_SECONDS)
+        self.history[-1] += f" ({time.monotonic() - begin:.0f} s)"
 
     def kill_expert(self, name):
         self.cluster.kill(name)
