@@ -145,6 +145,24 @@ TEST(membership, P8_a_crash_loop_ends_in_quarantine) {
   EXPECT_EQ(cluster.state_of("expert-0"), node_state::serving);
 }
 
+// The same process each time: what a chaos run does to a node with SIGSTOP and SIGCONT.
+TEST(membership, P8_a_node_that_freezes_again_and_again_is_left_out_for_a_while) {
+  core_harness cluster(settings_of(2));
+  cluster.add_expert_node("expert-0");
+  for (std::uint64_t incarnation = 2; incarnation <= 6; ++incarnation) {
+    cluster.stop_beating("expert-0");
+    cluster.pass(limits::heartbeat_lost_after + 1s);
+    EXPECT_EQ(cluster.state_of("expert-0"), node_state::lost);
+    cluster.join("expert-0", incarnation);
+    cluster.beating["expert-0"] = incarnation;
+    cluster.report("expert-0", {});
+  }
+  cluster.pass(limits::quarantine_pause - 1s);
+  EXPECT_EQ(cluster.state_of("expert-0"), node_state::quarantined) << "awake for a minute, and still without work";
+  cluster.pass(limits::heartbeat_readmit_after + 2s);
+  EXPECT_EQ(cluster.state_of("expert-0"), node_state::serving);
+}
+
 TEST(membership, K3_its_own_pause_makes_nobody_lost) {
   core_harness cluster(settings_of(2));
   cluster.add_expert_node("expert-0");
