@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cassert>
-#include <ranges>
 
 #include <fmt/format.h>
 
@@ -96,7 +95,7 @@ void kv_block_pool::release(block_index index) {
 }
 
 void kv_block_pool::release_all(std::span<const block_index> blocks) {
-  for (const auto index : std::views::reverse(blocks)) release(index);
+  for (auto at = blocks.rbegin(); at != blocks.rend(); ++at) release(*at);
 }
 
 void kv_block_pool::link_newest(block_index index) {

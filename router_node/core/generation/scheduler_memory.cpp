@@ -1,6 +1,5 @@
 // The scheduler's dealings with the KV memory: prefix cache, growth, preemption.
 #include <algorithm>
-#include <ranges>
 
 #include "router_node/core/generation/scheduler.hpp"
 #include "router_node/core/generation/sequence.hpp"
@@ -70,7 +69,8 @@ void scheduler::serve_short_of_blocks() {
 // Whose blocks `s` may have: a stalled sequence's, which can do nothing with them now, else a younger one's.
 sequence* scheduler::find_victim(const sequence& s) {
   sequence* younger = nullptr;
-  for (auto* other : std::views::reverse(running_)) {
+  for (auto at = running_.rbegin(); at != running_.rend(); ++at) {
+    auto* other = *at;
     if (other == &s || other->blocks.empty()) continue;
     if (other->is<sequence_stalled>()) return other;
     if (younger == nullptr && other->is<sequence_ready>() && other->age > s.age) younger = other;
@@ -80,7 +80,8 @@ sequence* scheduler::find_victim(const sequence& s) {
 
 // Who has waited for an expert for so long that others may have its place: the youngest of them.
 sequence* scheduler::find_hopeless(time_point now) {
-  for (auto* s : std::views::reverse(running_)) {
+  for (auto at = running_.rbegin(); at != running_.rend(); ++at) {
+    auto* s = *at;
     if (s->is<sequence_stalled>() && now - *s->stalled_since >= limits::stall_patience) return s;
   }
   return nullptr;
