@@ -42,6 +42,7 @@ struct layer_job {
   std::shared_ptr<const void> keep;     // owns the bytes of `hidden`
   std::optional<model::routing> given;  // the caller has gated: only the weighted sum is asked for
   degrade policy{degrade::wait};
+  bool is_part_of_text{};  // asked by the generation engine, not by a client: no request of its own in the metrics
   time_point arrived;
   time_point deadline;
   std::function<void(layer_outcome)> done;  // once, on the router's thread

@@ -262,8 +262,10 @@ void layer_service::finish(finished_request finished) {
   }
   const auto p = std::move(at->second);
   pending_.erase(at);
-  metrics_.on_finished(finished, p->rows);
-  metrics_.on_duration(std::chrono::duration<double>(now_ - p->job.arrived).count());
+  metrics_.on_rows(finished, p->rows);
+  if (!p->job.is_part_of_text) {
+    metrics_.on_request(finished, std::chrono::duration<double>(now_ - p->job.arrived).count());
+  }
   if (auto* reason = std::get_if<error>(&finished.outcome)) return p->job.done(fail(std::move(*reason)));
   if (p->shared_failed) return p->job.done(fail(errc::internal, "the shared expert could not be computed"));
   p->job.done(make_answer(*p, std::get<layer_result>(finished.outcome)));

@@ -63,13 +63,15 @@ void router_metrics::on_answer(const answer_report& report) {
   }
 }
 
-void router_metrics::on_finished(const finished_request& finished, std::uint32_t rows) {
-  if (const auto* reason = std::get_if<error>(&finished.outcome)) {
-    rows_failed_.add(rows);
-    (reason->code == errc::timeout ? requests_expired_ : requests_error_).add();
-    return;
-  }
-  requests_ok_.add();
+void router_metrics::on_request(const finished_request& finished, double seconds) {
+  duration_.observe(seconds);
+  const auto* reason = std::get_if<error>(&finished.outcome);
+  if (reason == nullptr) return requests_ok_.add();
+  (reason->code == errc::timeout ? requests_expired_ : requests_error_).add();
+}
+
+void router_metrics::on_rows(const finished_request& finished, std::uint32_t rows) {
+  if (std::holds_alternative<error>(finished.outcome)) return rows_failed_.add(rows);
   for (const auto flags : std::get<layer_result>(finished.outcome).flags) {
     if ((flags & flag_substituted) != 0) {
       rows_substituted_.add();

@@ -24,11 +24,12 @@ class router_metrics {
   // -- the router's thread
   void on_call(const outgoing_call& call);
   void on_answer(const answer_report& report);
-  // A request has ended: its rows by outcome.
-  void on_finished(const finished_request& finished, std::uint32_t rows);
+  // A job of one layer has ended: its rows by outcome.
+  void on_rows(const finished_request& finished, std::uint32_t rows);
+  // A client's request has ended.
+  void on_request(const finished_request& finished, double seconds);
   // A request was refused before it was accepted.
   void on_refused(errc code);
-  void on_duration(double seconds) { duration_.observe(seconds); }
   void on_bad_message() { bad_messages_.add(); }
   void on_replay_cache(std::size_t bytes) { replay_cache_bytes_.set(static_cast<double>(bytes)); }
   // About once a second: what is derived from the last minute, and what others count.

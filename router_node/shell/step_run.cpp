@@ -60,6 +60,7 @@ layer_job step_run::make_job(const expert_question& question, const layer_plan& 
                 .bytes = std::as_bytes(std::span<const float>(*values))};
   job.keep = values;
   job.policy = question.policy;
+  job.is_part_of_text = true;
   job.arrived = now;
   job.deadline = std::min(deadline(), now + limits::experts_wait_max);
   return job;
