@@ -141,6 +141,11 @@ class streams_over_sockets : public router_test {
     return before + 1;
   }
 
+  // Counters move after the client has been told.
+  void await_count(const std::string& line) {
+    await([&] { return metrics_text().find(line) != std::string::npos; }, "the metrics say " + line);
+  }
+
   static token_event token(std::uint32_t position, token_number id, bool is_last = false) {
     return {.id = id,
             .position = position,
@@ -196,7 +201,7 @@ TEST_F(streams_over_sockets, streams_tokens_and_the_end) {
   EXPECT_EQ(last.end().text(), "tail");
   EXPECT_EQ(last.end().answer_tokens(), 2U);
   EXPECT_EQ(last.end().approximate_tokens(), 1U);
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"ok\"} 1"));
+  await_count("moe_requests_total{outcome=\"ok\"} 1");
   EXPECT_THAT(fake_.cancelled(), SizeIs(0));
 }
 
@@ -303,7 +308,7 @@ TEST_F(streams_over_sockets, refuses_what_makes_no_sense) {
   client_->send(make(4));
   EXPECT_EQ(failure_of(*client_, 4).code(), proto::OVERLOADED);
   EXPECT_EQ(fake_.jobs(), 0U);
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"rejected\"} 1"));
+  await_count("moe_requests_total{outcome=\"rejected\"} 1");
 }
 
 TEST_F(streams_over_sockets, o10_a_request_whose_time_is_over_is_not_begun) {
@@ -329,7 +334,7 @@ TEST_F(streams_over_sockets, o10_a_request_whose_time_is_over_is_not_begun) {
   goes_on = true;
   EXPECT_EQ(failure_of(*client_, 2).code(), proto::TIMEOUT);
   EXPECT_EQ(fake_.jobs(), 1U);
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"expired\"} 1"));
+  await_count("moe_requests_total{outcome=\"expired\"} 1");
 }
 
 TEST_F(streams_over_sockets, a_router_without_text_says_so) {
@@ -358,7 +363,7 @@ TEST_F(streams_over_sockets, an_error_ends_the_stream_after_its_tokens) {
   const auto reason = failure_of(*client_, 1);
   EXPECT_EQ(reason.code(), proto::UNAVAILABLE);
   EXPECT_GT(reason.retry_after_ms(), 0U);
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"error\"} 1"));
+  await_count("moe_requests_total{outcome=\"error\"} 1");
 }
 
 TEST_F(streams_over_sockets, p13_a_cancelled_stream_stops) {
@@ -372,7 +377,7 @@ TEST_F(streams_over_sockets, p13_a_cancelled_stream_stops) {
   fake_.emit(job, token(0, 'a'));  // an event on its way: nobody is bothered
   client_->send(make(2));
   EXPECT_TRUE(next_event(*client_).has_accepted());
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"aborted\"} 1"));
+  await_count("moe_requests_total{outcome=\"aborted\"} 1");
 }
 
 TEST_F(streams_over_sockets, p13_a_client_that_left_is_noticed_at_the_next_token) {
@@ -390,7 +395,7 @@ TEST_F(streams_over_sockets, p13_a_client_that_left_is_noticed_at_the_next_token
         return fake_.cancelled() == std::vector{job};
       },
       "the engine is told");
-  EXPECT_THAT(metrics_text(), HasSubstr("moe_requests_total{outcome=\"aborted\"} 1"));
+  await_count("moe_requests_total{outcome=\"aborted\"} 1");
 }
 
 TEST_F(streams_over_sockets, p13_a_client_that_left_is_noticed_while_nothing_comes) {
