@@ -3,14 +3,17 @@
 PROMPTS = {
     "prose": [
         "It was a", "She had been", "In the beginning", "The database file", "Mr. Knightley was", "They said to him,",
-        "He went out of the house and", "The young lady", "When the king heard this, he",
+        "He went out of the house and", "The young lady", "When the king heard this, he", "Moses said to the people,",
+        "Elizabeth was", "The SELECT statement", "My dear Emma,",
     ],
     "code": [
         "def add(", "import os\n", "class Node:\n    def __init__(self", "for i in range(", "def is_empty(self):\n    return",
         "    try:\n        return", "def __repr__(self):\n", "if not isinstance(", "def read_file(path):\n",
+        "class Error(Exception):\n", "def main():\n", "G = nx.Graph()\n", "if __name__ ==",
     ],
     "sums": [
         "12 + 7\n", "58 + 31\n", "7 * 36\n", "84 / 7\n", "90 - 48\n", "241 + 56\n", "9 * 9\n", "66 - 5\n", "35 / 5\n",
+        "73 + 18\n", "4 * 52\n", "81 - 37\n",
     ],
 }
 """Candidates; the clearest of each domain are kept."""

@@ -24,9 +24,9 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "troupe"
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 
-HELD_OUT_TOKENS = 65536
+HELD_OUT_TOKENS = 32768
 """Of each domain, in sequences of LONG_CONTEXT."""
-GREEDY_TOKENS, PROMPTS_KEPT = 48, 4
+GREEDY_TOKENS, GREEDY_TOKENS_MIN, PROMPTS_KEPT = 48, 16, 4
 MARK_BEGIN, MARK_END = "<!-- measured: written by train_report.py -->", "<!-- end of measured -->"
 
 
@@ -60,16 +60,17 @@ def greedy(model, tokenizer, ids):
         if best.indices[0].item() == model.config.eos_token_id:
             break
         answer.append(best.indices[0].item())
-    return {"ids": answer, "text": tokenizer.decode(answer), "margin": round(margin, 4),
+    return {"ids": answer, "text": tokenizer.decode(answer, skip_special_tokens=True), "margin": round(margin, 4),
             "finish_reason": "length" if len(answer) == GREEDY_TOKENS else "stop"}
 
 
 def greedy_texts(model, tokenizer):
-    """For each domain the PROMPTS_KEPT prompts whose choices were clearest, and every chat."""
+    """For each domain the PROMPTS_KEPT prompts whose choices were clearest, of those not soon at an end; and every chat."""
     prompts, chats = [], []
     for domain in DOMAINS:
         candidates = [{"domain": domain, "prompt": prompt, "prompt_ids": tokenizer(prompt).input_ids} for prompt in PROMPTS[domain]]
         candidates = [case | greedy(model, tokenizer, case["prompt_ids"]) for case in candidates]
+        candidates = [case for case in candidates if len(case["ids"]) >= GREEDY_TOKENS_MIN]
         prompts += sorted(candidates, key=lambda case: -case["margin"])[:PROMPTS_KEPT]
     for domain, messages in CHATS:
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
