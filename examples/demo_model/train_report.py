@@ -21,7 +21,7 @@ from train_network import Network, Shape
 from train_prompts import CHATS, PROMPTS, SAMPLES
 
 matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "troupe"
+matplotlib.rcParams.update({"svg.hashsalt": "troupe", "svg.fonttype": "none"})
 from matplotlib import pyplot  # noqa: E402  (after the backend is chosen)
 
 HELD_OUT_TOKENS = 32768
@@ -90,7 +90,7 @@ def plot_losses(work, path):
             lines = records(kind, work)
             axis.plot([r["tokens"] / 1e6 for r in lines], [r["held_out"][domain] for r in lines], label=label, color=color)
         last = [records(kind, work)[-1]["held_out"][domain] for kind in ("moe", "dense")]
-        axis.set_ylim(min(last) - 0.05 * max(last), 2.0 * max(last))
+        axis.set_ylim(min(last) - 0.05 * max(last), 1.6 * max(last))
         axis.set_title(domain)
         axis.set_xlabel("million tokens")
         axis.grid(alpha=0.3)
@@ -142,7 +142,7 @@ def measured(work, losses, shares, model, tokenizer):
     sizes = {kind: sum(p.numel() for p in Network(Shape() if kind == "moe" else Shape().dense()).parameters()) for kind in losses}
     last = {kind: records(kind, work)[-1] for kind in losses}
     lines = [MARK_BEGIN, "", "![held-out losses](losses.svg)", "", "| | mixture of experts | dense |", "|---|---|---|"]
-    lines += [f"| held-out loss, {d} | **{losses['moe'][d]:.3f}** | {losses['dense'][d]:.3f} |" for d in DOMAINS]
+    lines += [f"| held-out loss, {d} | {losses['moe'][d]:.3f} | {losses['dense'][d]:.3f} |" for d in DOMAINS]
     lines += [f"| {name} | " + " | ".join(show(kind) for kind in ("moe", "dense")) + " |" for name, show in (
         ("parameters", lambda kind: f"{sizes[kind] / 1e6:.2f} M"),
         ("tokens trained", lambda kind: f"{last[kind]['tokens'] / 1e6:.2f} M"),
