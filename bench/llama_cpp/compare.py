@@ -41,7 +41,8 @@ class LlamaCpp:
 
         self.c = c
         c.llama_backend_init()
-        c.llama_log_set(c.llama_log_callback(lambda *_: None), None)
+        self.silence = c.llama_log_callback(lambda *_: None)  # must outlive the library's use of it
+        c.llama_log_set(self.silence, None)
         model = c.llama_model_default_params()
         model.n_gpu_layers = 0
         self.model = c.llama_load_model_from_file(str(path).encode(), model)
