@@ -46,40 +46,46 @@ void text_answer::start() {
   }
   auto jobs = jobs_of(request_);
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    {
-      const std::lock_guard lock(mutex_);
-      if (over_) return;  // what was handed over already has been cancelled by whoever ended it
-    }
-    auto number =
-        environment_.gateway->generate({std::move(jobs[i]), [self = shared_from_this(), i](generation_event event) {
-                                          self->on_event(i, std::move(event));
-                                        }});
-    std::vector<std::uint64_t> to_cancel;
-    {
-      const std::lock_guard lock(mutex_);
-      if (number) numbers_.push_back(*number);
-      if (!number && !over_) fail(number.error());
-      if (over_) to_cancel = numbers_;
-    }
-    for (const auto one : to_cancel) environment_.gateway->cancel(one);
-    if (!number || !to_cancel.empty()) return;
+    if (!hand_over(i, std::move(jobs[i]))) return cancel_jobs();
   }
+}
+
+// False when nothing more is to be handed over.
+bool text_answer::hand_over(std::size_t choice, generation_request job) {
+  {
+    const std::lock_guard lock(mutex_);
+    if (over_) return false;
+  }
+  auto number =
+      environment_.gateway->generate({std::move(job), [self = shared_from_this(), choice](generation_event event) {
+                                        self->on_event(choice, std::move(event));
+                                      }});
+  const std::lock_guard lock(mutex_);
+  if (number) numbers_.push_back(*number);
+  if (!number && !over_) fail(number.error());
+  return !over_ || ended_ == choices_.size();
 }
 
 // The client has gone.
 void text_answer::cancel() {
-  std::vector<std::uint64_t> to_cancel;
   {
     const std::lock_guard lock(mutex_);
     if (over_) return;
     end(text_outcome::aborted);
-    to_cancel = numbers_;
   }
-  for (const auto one : to_cancel) environment_.gateway->cancel(one);
+  cancel_jobs();
+}
+
+void text_answer::cancel_jobs() {
+  std::vector<std::uint64_t> numbers;
+  {
+    const std::lock_guard lock(mutex_);
+    numbers = std::exchange(numbers_, {});
+  }
+  for (const auto number : numbers) environment_.gateway->cancel(number);
 }
 
 void text_answer::on_event(std::size_t choice, generation_event event) {
-  std::vector<std::uint64_t> to_cancel;
   {
     const std::lock_guard lock(mutex_);
     if (over_) return;
@@ -92,9 +98,9 @@ void text_answer::on_event(std::size_t choice, generation_event event) {
     } else {
       take(choices_[choice], std::move(std::get<generation_end>(event)));
     }
-    if (over_ && ended_ < choices_.size()) to_cancel = numbers_;
+    if (!over_ || ended_ == choices_.size()) return;
   }
-  for (const auto one : to_cancel) environment_.gateway->cancel(one);
+  cancel_jobs();  // one choice has failed: the others are of no use
 }
 
 void text_answer::take(text_choice& choice, prompt_logprobs event) { choice.before = std::move(event); }
@@ -110,7 +116,8 @@ void text_answer::take(text_choice& choice, token_event event) {
   }
   std::string events;
   if (!choice.began) events = format_.opening(choice);
-  send(events + format_.token(choice, event));
+  events += format_.token(choice, event);
+  send(events);
 }
 
 void text_answer::take(text_choice& choice, generation_end event) {
@@ -122,7 +129,8 @@ void text_answer::take(text_choice& choice, generation_end event) {
   if (request_.streams) {
     std::string events;
     if (!choice.began) events = format_.opening(choice);
-    send(events + format_.ending(choice, event));
+    events += format_.ending(choice, event);
+    send(events);
   } else {
     choice.text += event.text;
   }
@@ -155,7 +163,8 @@ void text_answer::complete() {
   if (request_.streams) {
     std::string events;
     if (request_.includes_usage) events = format_.usage(usage_of(choices_));
-    send(events + answer_format::done());
+    events += answer_format::done();
+    send(events);
     stream_->finish();
   } else {
     // A large body is put together on the server's thread, not on the engine's.

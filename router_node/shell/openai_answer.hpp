@@ -38,8 +38,10 @@ class text_answer : public std::enable_shared_from_this<text_answer> {
   void start();
 
  private:
+  bool hand_over(std::size_t choice, generation_request job);
   void on_event(std::size_t choice, generation_event event);
   void cancel();
+  void cancel_jobs();
   // With mutex_ held:
   void take(text_choice& choice, prompt_logprobs event);
   void take(text_choice& choice, token_event event);
@@ -57,7 +59,7 @@ class text_answer : public std::enable_shared_from_this<text_answer> {
   std::shared_ptr<http::stream> stream_;  // of a streamed answer
   std::shared_ptr<void> share_;
   std::vector<text_choice> choices_;
-  std::vector<std::uint64_t> numbers_;  // of the jobs handed over so far
+  std::vector<std::uint64_t> numbers_;  // of the jobs handed over and not cancelled
   std::size_t ended_{};
   bool over_{};  // nothing more is to be sent
 };

@@ -37,7 +37,8 @@ std::string content_of(field_reader& fields, const json& message, const std::str
                     fmt::format("{}[{}]: only parts of type \"text\" are supported", param, i), "unsupported_content");
       return {};
     }
-    out += (i == 0 ? "" : "\n") + text.get<std::string>();
+    if (i > 0) out += '\n';
+    out += text.get_ref<const std::string&>();
   }
   return out;
 }

@@ -75,11 +75,12 @@ class openai_doors::impl {
     const auto answers = static_cast<std::uint32_t>(request->prompts.size()) * request->choices;
     auto share = shares_.take(asked.client, answers);
     if (!share) {
-      return refuse(exchange, {{errc::overloaded,
-                                fmt::format("{} may have {} answers in progress; wait for some of them, then retry",
-                                            asked.client, settings_.answers_per_key_max)},
-                               {},
-                               "rate_limit_exceeded"});
+      request_refusal why;
+      why.reason.code = errc::overloaded;
+      why.reason.message = fmt::format("{} may have {} answers in progress; wait for some of them, then retry",
+                                       asked.client, settings_.answers_per_key_max);
+      why.code = "rate_limit_exceeded";
+      return refuse(exchange, why);
     }
     auto id = fmt::format("{}-{:08x}{:08x}", id_prefix, prefix_, ++numbered_);
     const answer_environment environment{&settings_.model, settings_.gateway, settings_.ping_interval,

@@ -1,7 +1,5 @@
 #include "router_node/shell/openai_request.hpp"
 
-#include <algorithm>
-
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
@@ -18,9 +16,7 @@ using nlohmann::json;
 
 text_prompt prompt_of(field_reader& fields, const served_model& model, const json& one) {
   if (one.is_array()) {
-    return {{},
-            fields.tokens("prompt", one, std::max<std::size_t>(model.limits.context_tokens, 1) * 4,
-                          model.limits.vocabulary)};
+    return {{}, fields.tokens("prompt", one, limits::http_json_body_bytes_max, model.limits.vocabulary)};
   }
   const auto* text = one.get_ptr<const std::string*>();
   if (text == nullptr) {

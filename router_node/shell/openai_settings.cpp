@@ -201,8 +201,9 @@ void read_length(field_reader& fields, const served_model& model, text_request& 
     longest = std::max(longest, prompt.tokens.size());
   }
   const auto has_newer = fields.take("max_completion_tokens") != nullptr;
+  const auto has_older = fields.take("max_tokens") != nullptr;
   const std::string name = has_newer ? "max_completion_tokens" : "max_tokens";
-  const bool is_given = fields.take(name) != nullptr;
+  const bool is_given = has_newer || has_older;
   const auto asked = fields.whole(name, into.echoes ? 0 : 1, INT32_MAX, limits::completion_tokens_default);
   if (fields.problem()) return;
   if (longest >= context) {

@@ -96,7 +96,7 @@ TEST_F(http_streams, another_answer_is_possible_before_the_first_byte_only) {
   begun_ = {};
   auto out = begin();
   out->write("x");
-  EXPECT_FALSE(out->reply_instead({.status = 503}));
+  EXPECT_FALSE(out->reply_instead({.status = 503, .body = {}}));
   out->finish();
   EXPECT_EQ(client_->receive(false).status, 200);
   EXPECT_EQ(client_->receive_chunks(), "x");

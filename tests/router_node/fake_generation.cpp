@@ -146,7 +146,11 @@ bool fake_generation::step(std::uint64_t number, answer& one) {
   }
   const auto& asked = one.job.request;
   const auto id = sentence_[(one.begin + one.position) % sentence_.size()];
-  token_event event{.id = id, .position = one.position, .logprob = -0.25F, .top = one.top(id)};
+  token_event event;
+  event.id = id;
+  event.position = one.position;
+  event.logprob = -0.25F;
+  event.top = one.top(id);
   if (at("@inexact")) {
     event.flags = flag_substituted;
     event.inexact_layers = {0, 2};

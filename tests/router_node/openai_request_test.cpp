@@ -7,6 +7,7 @@
 
 #include <fmt/format.h>
 
+#include "common/limits.hpp"
 #include "model/chat_template/chat_template.hpp"
 #include "model/tokenizer/tokenizer.hpp"
 #include "router_node/shell/openai_request.hpp"

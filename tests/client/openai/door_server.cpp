@@ -43,7 +43,7 @@ http::route counts_route(const router::testing::fake_generation& engine, outcome
           }};
 }
 
-int fail(const error& reason) {
+int complain(const error& reason) {
   fmt::print(stderr, "error: {}\n", reason.message);
   return 1;
 }
@@ -53,9 +53,9 @@ int fail(const error& reason) {
 int main(int argc, char** argv) {
   if (argc < 2) return 2;
   auto tokenizer = model::tokenizer::open(argv[1]);
-  if (!tokenizer) return fail(tokenizer.error());
+  if (!tokenizer) return complain(tokenizer.error());
   auto chat = model::chat_template::open(argv[1]);
-  if (!chat) return fail(chat.error());
+  if (!chat) return complain(chat.error());
   outcome_counts counts;
   router::testing::fake_generation engine(tokenizer->get(), {(*tokenizer)->size(), 2048});
   router::openai_doors doors(
@@ -66,12 +66,12 @@ int main(int argc, char** argv) {
   auto routes = doors.routes();
   if (argc > 2) {
     auto keys = http::api_keys::open(argv[2]);
-    if (!keys) return fail(keys.error());
+    if (!keys) return complain(keys.error());
     routes = http::guard(std::move(routes), std::make_shared<const http::api_keys>(std::move(*keys)));
   }
   routes.push_back(counts_route(engine, counts));
   auto server = http::server::start({}, std::move(routes));
-  if (!server) return fail(server.error());
+  if (!server) return complain(server.error());
   fmt::print("{}\n", (*server)->url());
   std::fflush(stdout);
   std::cin.ignore(std::numeric_limits<std::streamsize>::max());
