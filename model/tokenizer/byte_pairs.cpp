@@ -1,8 +1,11 @@
 #include "model/tokenizer/byte_pairs.hpp"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <numeric>
 #include <queue>
+#include <string>
 #include <utility>
 
 #include "model/tokenizer/unicode.hpp"
@@ -11,47 +14,51 @@ namespace troupe::model {
 namespace {
 
 constexpr char32_t characters_in_table = 0x800;
-// Below it, looking at every pair again is faster than keeping a heap.
-constexpr std::size_t short_piece = 24;
-constexpr std::uint32_t no_rank = std::numeric_limits<std::uint32_t>::max();
+// Up to so many symbols, looking at all of them again is faster than keeping a heap.
+constexpr std::size_t few_symbols = 32;
 constexpr std::uint32_t nowhere = std::numeric_limits<std::uint32_t>::max();
 
 }  // namespace
 
-struct byte_pairs::symbol {
-  token_number token;
-  std::uint32_t previous;
-  std::uint32_t next;
-  bool joined_away;
-};
-
-byte_pairs::byte_pairs(const vocabulary& words, std::vector<merge> merges, byte_pair_settings settings)
-    : words_(words), merges_(std::move(merges)), characters_(characters_in_table, -1), settings_(settings) {
-  std::stable_sort(merges_.begin(), merges_.end(), [](const merge& a, const merge& b) {
-    return std::pair{a.left, a.right} < std::pair{b.left, b.right};
-  });
-  std::size_t kept = 0;
-  for (const auto& next : merges_) {
-    bool repeats = kept > 0 && merges_[kept - 1].left == next.left && merges_[kept - 1].right == next.right;
-    merges_[repeats ? kept - 1 : kept++] = next;
-  }
-  merges_.resize(kept);
-  begin_.assign(words.size() + std::size_t{1}, 0);
-  for (const auto& pair : merges_) ++begin_[pair.left + 1];
-  for (std::size_t i = 1; i < begin_.size(); ++i) begin_[i] += begin_[i - 1];
+byte_pairs::byte_pairs(const vocabulary& words, std::vector<merge_map::entry> merges, byte_pair_settings settings)
+    : words_(words), merges_(merges, words.size()), characters_(characters_in_table, -1), settings_(settings) {
   for (char32_t c = 0; c < characters_in_table; ++c) {
     std::string text;
     append_character(text, c);
     if (auto token = words.find(text)) characters_[c] = static_cast<std::int32_t>(*token);
   }
   for (unsigned byte = 0; byte < 256; ++byte) bytes_[byte] = words.find(byte_token(static_cast<unsigned char>(byte)));
+  find_seams(std::move(merges));
 }
 
-const byte_pairs::merge* byte_pairs::find_merge(token_number left, token_number right) const {
-  auto first = merges_.begin() + begin_[left];
-  auto last = merges_.begin() + begin_[left + 1];
-  auto found = std::lower_bound(first, last, right, [](const merge& pair, token_number r) { return pair.right < r; });
-  return found != last && found->right == right ? &*found : nullptr;
+// A merge joins two tokens over the border between the last symbol of the left one and the first of the right one. A
+// border that is no merge's stays one in every text, so what is on its sides can be joined apart: a long text without
+// words (Mixtral's) falls into short runs all the same.
+void byte_pairs::find_seams(std::vector<merge_map::entry> merges) {
+  auto bytes = [this](token_number token) { return words_.text_of(token)->size(); };
+  std::erase_if(merges, [&](const auto& pair) { return bytes(pair.left) == 0 || bytes(pair.right) == 0; });
+  // Parts are shorter than what they make, so they come first.
+  std::stable_sort(merges.begin(), merges.end(),
+                   [&](const auto& a, const auto& b) { return bytes(a.value.joined) < bytes(b.value.joined); });
+  std::vector<token_number> first(words_.size());
+  std::iota(first.begin(), first.end(), 0U);
+  auto last = first;
+  std::vector<bool> is_made(words_.size());
+  std::vector<token_pair_map<seam>::entry> seams;
+  seams.reserve(merges.size());
+  for (const auto& [left, right, value] : merges) {
+    auto made = value.joined;
+    // A token made in two ways of different symbols: not so in any real vocabulary.
+    if (is_made[made] && (first[made] != first[left] || last[made] != last[right])) return;
+    first[made] = first[left];
+    last[made] = last[right];
+    is_made[made] = true;
+    seams.push_back({last[left], first[right], {}});
+  }
+  // A symbol of a text that is also made of other symbols.
+  auto is_made_too = [&](const std::optional<token_number>& symbol) { return symbol && is_made[*symbol]; };
+  if (is_made_too(settings_.unknown) || std::any_of(bytes_.begin(), bytes_.end(), is_made_too)) return;
+  seams_.emplace(std::move(seams), words_.size());
 }
 
 std::optional<token_number> byte_pairs::find_character(std::string_view character) const {
@@ -71,7 +78,9 @@ bool byte_pairs::append_bytes(std::string_view character, std::vector<token_numb
 
 // An unknown token waits until it is clear whether the next character is unknown too; as in the reference, tokens of
 // bytes overtake it.
-void byte_pairs::split(std::string_view text, std::vector<token_number>& symbols) const {
+std::vector<token_number> byte_pairs::split(std::string_view text) const {
+  std::vector<token_number> symbols;
+  symbols.reserve(text.size());
   bool unknown_waits = false;
   for (std::size_t i = 0; i < text.size();) {
     auto begin = i;
@@ -84,64 +93,79 @@ void byte_pairs::split(std::string_view text, std::vector<token_number>& symbols
     if (token) symbols.push_back(*token);
   }
   if (unknown_waits) symbols.push_back(*settings_.unknown);
+  return symbols;
 }
 
-void byte_pairs::join_short(std::vector<token_number>& symbols) const {
-  while (symbols.size() > 1) {
-    const merge* best = nullptr;
-    std::size_t at = 0;
-    for (std::size_t i = 0; i + 1 < symbols.size(); ++i) {
-      const auto* pair = find_merge(symbols[i], symbols[i + 1]);
-      if (pair != nullptr && (best == nullptr || pair->rank < best->rank)) {
-        best = pair;
-        at = i;
-      }
+void byte_pairs::join_few(std::span<const token_number> symbols, std::vector<token_number>& tokens) const {
+  std::array<token_number, few_symbols> parts{};
+  std::array<const merge*, few_symbols> joins{};  // of a part with the next one
+  std::copy(symbols.begin(), symbols.end(), parts.begin());
+  auto count = symbols.size();
+  for (std::size_t i = 0; i + 1 < count; ++i) joins[i] = merges_.find(parts[i], parts[i + 1]);
+  while (true) {
+    std::size_t best = count;
+    for (std::size_t i = 0; i + 1 < count; ++i) {
+      if (joins[i] != nullptr && (best == count || joins[i]->rank < joins[best]->rank)) best = i;
     }
-    if (best == nullptr) return;
-    symbols[at] = best->joined;
-    symbols.erase(symbols.begin() + static_cast<std::ptrdiff_t>(at) + 1);
+    if (best == count) break;
+    parts[best] = joins[best]->joined;
+    std::copy(parts.begin() + best + 2, parts.begin() + count, parts.begin() + best + 1);
+    std::copy(joins.begin() + best + 2, joins.begin() + count, joins.begin() + best + 1);
+    --count;
+    if (best > 0) joins[best - 1] = merges_.find(parts[best - 1], parts[best]);
+    joins[best] = best + 1 < count ? merges_.find(parts[best], parts[best + 1]) : nullptr;
   }
+  tokens.insert(tokens.end(), parts.begin(), parts.begin() + count);
 }
 
-void byte_pairs::join(std::vector<token_number>& tokens) const {
+void byte_pairs::join_many(std::span<const token_number> symbols, std::vector<token_number>& tokens) const {
+  struct part {
+    token_number token;
+    std::uint32_t previous;
+    std::uint32_t next;
+    bool joined_away;
+  };
   struct candidate {
     std::uint32_t rank;
     std::uint32_t at;
     token_number joined;
-    bool operator>(const candidate& other) const { return std::pair{rank, at} > std::pair{other.rank, other.at}; }
+    bool operator>(const candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
   };
-  std::vector<symbol> symbols(tokens.size());
+  std::vector<part> parts(symbols.size());
   std::priority_queue<candidate, std::vector<candidate>, std::greater<>> waiting;
   auto consider = [&](std::uint32_t left, std::uint32_t right) {
     if (left == nowhere || right == nowhere) return;
-    if (const auto* pair = find_merge(symbols[left].token, symbols[right].token)) {
-      waiting.push({pair->rank, left, pair->joined});
+    if (const auto* found = merges_.find(parts[left].token, parts[right].token)) {
+      waiting.push({found->rank, left, found->joined});
     }
   };
-  const auto count = static_cast<std::uint32_t>(tokens.size());
+  const auto count = static_cast<std::uint32_t>(symbols.size());
   for (std::uint32_t i = 0; i < count; ++i) {
-    symbols[i] = {tokens[i], i == 0 ? nowhere : i - 1, i + 1 == count ? nowhere : i + 1, false};
+    parts[i] = {symbols[i], i == 0 ? nowhere : i - 1, i + 1 == count ? nowhere : i + 1, false};
   }
   for (std::uint32_t i = 0; i + 1 < count; ++i) consider(i, i + 1);
   while (!waiting.empty()) {
     auto [rank, at, joined] = waiting.top();
     waiting.pop();
-    auto& left = symbols[at];
+    auto& left = parts[at];
     if (left.joined_away || left.next == nowhere) continue;
-    auto& right = symbols[left.next];
-    const auto* pair = find_merge(left.token, right.token);
-    if (pair == nullptr || pair->joined != joined) continue;  // one of the two has changed since
+    auto& right = parts[left.next];
+    const auto* found = merges_.find(left.token, right.token);
+    if (found == nullptr || found->joined != joined) continue;  // one of the two has changed since
     left.token = joined;
     left.next = right.next;
     right.joined_away = true;
-    if (left.next != nowhere) symbols[left.next].previous = at;
+    if (left.next != nowhere) parts[left.next].previous = at;
     consider(left.previous, at);
     consider(at, left.next);
   }
-  tokens.clear();
-  for (const auto& remaining : symbols) {
+  for (const auto& remaining : parts) {
     if (!remaining.joined_away) tokens.push_back(remaining.token);
   }
+}
+
+void byte_pairs::append_joined(std::span<const token_number> symbols, std::vector<token_number>& tokens) const {
+  symbols.size() <= few_symbols ? join_few(symbols, tokens) : join_many(symbols, tokens);
 }
 
 void byte_pairs::append_tokens(std::string_view text, std::vector<token_number>& tokens) const {
@@ -151,11 +175,14 @@ void byte_pairs::append_tokens(std::string_view text, std::vector<token_number>&
       return;
     }
   }
-  std::vector<token_number> symbols;
-  symbols.reserve(text.size());
-  split(text, symbols);
-  symbols.size() <= short_piece ? join_short(symbols) : join(symbols);
-  tokens.insert(tokens.end(), symbols.begin(), symbols.end());
+  const auto symbols = split(text);
+  std::span<const token_number> rest = symbols;
+  while (!rest.empty()) {
+    std::size_t end = 1;
+    while (end < rest.size() && (!seams_ || seams_->find(rest[end - 1], rest[end]) != nullptr)) ++end;
+    append_joined(rest.first(end), tokens);
+    rest = rest.subspan(end);
+  }
 }
 
 }  // namespace troupe::model

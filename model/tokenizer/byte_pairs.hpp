@@ -6,12 +6,13 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
-#include <string>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "model/tokenizer/construct.hpp"
 #include "model/tokenizer/subword_model.hpp"
+#include "model/tokenizer/token_pair_map.hpp"
 #include "model/tokenizer/vocabulary.hpp"
 
 namespace troupe::model {
@@ -25,32 +26,32 @@ struct byte_pair_settings {
 
 class byte_pairs final : public subword_model {
  public:
-  // Pair (left, right) becomes `joined`; the lower rank goes first.
   struct merge {
-    token_number left;
-    token_number right;
-    std::uint32_t rank;
+    std::uint32_t rank;  // the lowest goes first
     token_number joined;
   };
+  using merge_map = token_pair_map<merge>;
 
-  // `words` outlives the model. The last of equal pairs counts.
-  byte_pairs(const vocabulary& words, std::vector<merge> merges, byte_pair_settings settings);
+  // `words` outlives the model.
+  byte_pairs(const vocabulary& words, std::vector<merge_map::entry> merges, byte_pair_settings settings);
 
   void append_tokens(std::string_view text, std::vector<token_number>& tokens) const override;
 
  private:
-  struct symbol;
-  [[nodiscard]] const merge* find_merge(token_number left, token_number right) const;
+  struct seam {};  // two symbols that some merge joins over their border
+
+  void find_seams(std::vector<merge_map::entry> merges);
   [[nodiscard]] std::optional<token_number> find_character(std::string_view character) const;
   [[nodiscard]] bool append_bytes(std::string_view character, std::vector<token_number>& symbols) const;
-  void split(std::string_view text, std::vector<token_number>& symbols) const;
-  void join(std::vector<token_number>& symbols) const;
-  void join_short(std::vector<token_number>& symbols) const;
+  [[nodiscard]] std::vector<token_number> split(std::string_view text) const;
+  void append_joined(std::span<const token_number> symbols, std::vector<token_number>& tokens) const;
+  void join_few(std::span<const token_number> symbols, std::vector<token_number>& tokens) const;
+  void join_many(std::span<const token_number> symbols, std::vector<token_number>& tokens) const;
 
   const vocabulary& words_;
-  std::vector<merge> merges_;             // by left, then right
-  std::vector<std::uint32_t> begin_;      // of a left token's merges
-  std::vector<std::int32_t> characters_;  // token of a code point below 0x800, -1: none
+  merge_map merges_;
+  std::optional<token_pair_map<seam>> seams_;  // nothing: any border may be one
+  std::vector<std::int32_t> characters_;       // token of a code point below 0x800, -1: none
   std::array<std::optional<token_number>, 256> bytes_;
   byte_pair_settings settings_;
 };

@@ -47,8 +47,8 @@ std::optional<std::pair<std::string, std::string>> read_pair(const json& entry) 
   return std::pair{line.substr(0, space), line.substr(space + 1)};
 }
 
-std::vector<byte_pairs::merge> read_merges(construct& source, const vocabulary& words) {
-  std::vector<byte_pairs::merge> merges;
+std::vector<byte_pairs::merge_map::entry> read_merges(construct& source, const vocabulary& words) {
+  std::vector<byte_pairs::merge_map::entry> merges;
   const auto* entries = source.value("merges");
   if (entries == nullptr || !entries->is_array()) {
     source.refuse("merges", "a list", entries == nullptr ? "nothing" : entries->type_name());
@@ -67,7 +67,7 @@ std::vector<byte_pairs::merge> read_merges(construct& source, const vocabulary& 
                     printable(entry.dump(-1, ' ', false, json::error_handler_t::replace)));
       break;
     }
-    merges.push_back({*left, *right, rank, *joined});
+    merges.push_back({*left, *right, {rank, *joined}});
   }
   return merges;
 }

@@ -72,6 +72,12 @@ TEST(tokenizer_file, takes_merges_in_both_forms) {
   EXPECT_THAT(must_parse(lines)->encode("aabb", false), ElementsAre(0, 2, 1));
 }
 
+// Then nothing is known about where texts can be joined apart.
+TEST(tokenizer_file, an_unknown_token_may_itself_be_made_by_a_merge) {
+  auto made = must_parse(with_model("unk_token", "ab"));
+  EXPECT_THAT(made->encode("cabac", false), ElementsAre(2, 2, 0, 2));
+}
+
 TEST(tokenizer_file, an_incomplete_folder_is_not_found) {
   auto folder = std::filesystem::path{testing::TempDir()} / "no_tokenizer";
   std::filesystem::create_directories(folder);
