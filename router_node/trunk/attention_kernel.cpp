@@ -274,21 +274,22 @@ TROUPE_AVX512 void attend_avx512(const attention_tile& tile, const tile_state& s
 TROUPE_AVX2 void attend_avx2(const attention_tile& tile, const tile_state& state) { attend_any(tile, state); }
 void attend_plain(const attention_tile& tile, const tile_state& state) { attend_any(tile, state); }
 
-decltype(&attend_plain) chosen() {
+}  // namespace
+
+vector_code best_vector_code() {
   static const auto best = [] {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512vl")) {
-      return attend_avx512;
+      return vector_code::avx512;
     }
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? attend_avx2 : attend_plain;
+    bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return avx2 ? vector_code::avx2 : vector_code::plain;
   }();
   return best;
 }
 
-}  // namespace
-
-void attend_tile(const attention_tile& tile, compute::scratch_buffer& scratch) {
+void attend_tile(const attention_tile& tile, compute::scratch_buffer& scratch, vector_code code) {
   std::size_t rows = std::size_t{tile.tokens} * tile.group;
   std::size_t per_row = chunk_tokens + lanes + 2;
   auto* memory = reinterpret_cast<float*>(scratch.take((rows * per_row + lanes) * sizeof(float)));
@@ -298,7 +299,14 @@ void attend_tile(const attention_tile& tile, compute::scratch_buffer& scratch) {
   state.peaks = state.sums + rows * lanes;
   state.shrink = state.peaks + rows;
   state.weighted = tile.out;  // the sums grow where the result will stand
-  chosen()(tile, state);
+  switch (code) {
+    case vector_code::avx512:
+      return attend_avx512(tile, state);
+    case vector_code::avx2:
+      return attend_avx2(tile, state);
+    case vector_code::plain:
+      return attend_plain(tile, state);
+  }
 }
 
 }  // namespace troupe::router

@@ -36,6 +36,11 @@ struct attention_tile {
   float* out{};                // [tokens * group][dims], without a gap
 };
 
-void attend_tile(const attention_tile& tile, compute::scratch_buffer& scratch);
+// The code that this processor runs fastest, and all that come before it.
+enum class vector_code : std::uint8_t { plain, avx2, avx512 };
+[[nodiscard]] vector_code best_vector_code();
+
+// Throws std::bad_alloc. @pre code <= best_vector_code()
+void attend_tile(const attention_tile& tile, compute::scratch_buffer& scratch, vector_code code = best_vector_code());
 
 }  // namespace troupe::router

@@ -55,7 +55,8 @@ class sequence_memory {
   }
 
   // [tokens * group, head_dim] of one KV head.
-  std::vector<float> attend(std::uint32_t kv_head, std::uint32_t first, std::uint32_t tokens) {
+  std::vector<float> attend(std::uint32_t kv_head, std::uint32_t first, std::uint32_t tokens,
+                            vector_code code = best_vector_code()) {
     const auto& shape = memory_.shape();
     std::size_t dims = shape.dims();
     std::vector<float> padded(std::size_t{tokens} * c_.group * dims, 0.0F);
@@ -77,7 +78,7 @@ class sequence_memory {
                  .queries = padded.data(),
                  .query_stride = c_.group * dims,
                  .out = out.data()},
-                scratch_);
+                scratch_, code);
     std::vector<float> rows;
     for (std::size_t row = 0; row < std::size_t{tokens} * c_.group; ++row) {
       auto begin = out.begin() + static_cast<std::ptrdiff_t>(row * dims);
@@ -139,8 +140,12 @@ TEST_P(attention_kernel, agrees_with_f64) {
   for (std::uint32_t head = 0; head < c.kv_heads; ++head) {
     for (std::uint32_t first = 0; first < c.tokens; first += 9) {
       auto tokens = std::min(9U, c.tokens - first);
-      EXPECT_LE(share_of_peak(memory.attend(head, first, tokens), memory.expected(head, first, tokens)), 4e-6)
-          << "head " << head << " from " << first;
+      auto expected = memory.expected(head, first, tokens);
+      for (auto code : {vector_code::plain, vector_code::avx2, vector_code::avx512}) {
+        if (code > best_vector_code()) continue;
+        EXPECT_LE(share_of_peak(memory.attend(head, first, tokens, code), expected), 4e-6)
+            << "head " << head << " from " << first << " code " << static_cast<int>(code);
+      }
     }
   }
 }
