@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "common/error.hpp"
+#include "common/limits.hpp"
 #include "router_node/core/replay_cache.hpp"
 #include "router_node/shell/client_door.hpp"
 #include "router_node/shell/text_source.hpp"
@@ -93,7 +94,7 @@ class client_streams {
   std::vector<stream_number> changed_;  // have something to send
   stream_number last_number_{};
   time_point next_alive_{time_point::max()};
-  work_queue queue_;  // ends first: its work knows the mailbox
+  work_queue queue_{limits::prompts_waiting_max};  // ends first: its work knows the mailbox
 };
 
 }  // namespace troupe::router

@@ -10,7 +10,7 @@
 
 #include "common/daemon/log.hpp"
 #include "router_node/shell/client_shares.hpp"
-#include "router_node/shell/text_worker.hpp"
+#include "router_node/shell/work_queue.hpp"
 
 namespace troupe::router {
 namespace {
@@ -55,8 +55,9 @@ class openai_doors::impl {
 
  private:
   void in_turn(const std::shared_ptr<http::exchange>& exchange, std::function<void()> work) {
-    if (worker_.post(std::move(work))) return;
-    refuse(exchange, {{errc::overloaded, "too many requests wait to be read; retry later"}, {}, {}});
+    // The HTTP server bounds the bytes of bodies.
+    const auto waits = worker_.put(0, std::move(work));
+    if (!waits) refuse(exchange, {waits.error(), {}, {}});
   }
 
   void refuse(const std::shared_ptr<http::exchange>& exchange, const request_refusal& why) {
@@ -103,10 +104,10 @@ class openai_doors::impl {
   openai_settings settings_;  // constant after construction
   client_shares shares_;
   const std::uint32_t prefix_;
-  std::mt19937_64 random_{std::random_device{}()};  // seeds; the worker's thread
-  std::uint32_t numbered_{};                        // the worker's thread
-  daemon::log_limit unknown_fields_;                // the worker's thread
-  text_worker worker_;                              // last: its thread uses the rest
+  std::mt19937_64 random_{std::random_device{}()};        // seeds; the worker's thread
+  std::uint32_t numbered_{};                              // the worker's thread
+  daemon::log_limit unknown_fields_;                      // the worker's thread
+  work_queue worker_{limits::text_requests_waiting_max};  // last: its thread uses the rest
 };
 
 openai_doors::openai_doors(openai_settings settings) : impl_(std::make_unique<impl>(std::move(settings))) {}

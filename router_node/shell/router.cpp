@@ -351,6 +351,7 @@ void router::impl::stop(milliseconds grace) {
   }
   if (link) link->stop(node::coordinator_link::farewell::leave);
   link.reset();
+  if (loop_) loop_->close_clients();
   // Texts first: they need the loop to ask for experts.
   if (actors_ && text_actor_) {
     texts_->stop(grace);

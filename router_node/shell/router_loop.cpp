@@ -122,6 +122,8 @@ void router_loop::obey(coordinator_reply&& order, time_point) { desk_.on_reply(o
 
 void router_loop::obey(new_text&& order, time_point) { clients_.streams().use(std::move(order.text)); }
 
+void router_loop::obey(close_order&&, time_point) { clients_.close(); }
+
 void router_loop::obey(stop_order&& order, time_point now) {
   clients_.close();
   stop_at_ = now + order.grace;
@@ -144,6 +146,8 @@ void router_loop::on_coordinator_reply(std::uint64_t query_id, result<std::strin
 }
 
 void router_loop::use_text(client_streams::text_or_reason text) { inbox_.put_always(new_text{std::move(text)}); }
+
+void router_loop::close_clients() { inbox_.put_always(close_order{}); }
 
 void router_loop::stop(std::chrono::milliseconds grace) { inbox_.put_always(stop_order{grace}); }
 

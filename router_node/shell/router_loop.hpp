@@ -68,6 +68,8 @@ class router_loop final : public layer_gateway {
   void on_coordinator_reply(std::uint64_t query_id, result<std::string> json);
   // Where clients over ZeroMQ get text, or why there is none.
   void use_text(client_streams::text_or_reason text);
+  // Clients over ZeroMQ are sent elsewhere with what they ask from now on.
+  void close_clients();
   // New requests are refused; those in progress get `grace` to end.
   void stop(std::chrono::milliseconds grace);
   [[nodiscard]] const loop_health& health() const { return health_; }
@@ -90,16 +92,18 @@ class router_loop final : public layer_gateway {
   struct new_text {
     client_streams::text_or_reason text;
   };
+  struct close_order {};
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, new_text, stop_order>;
+  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, new_text, close_order, stop_order>;
 
   void obey(new_job&& order, time_point now);
   void obey(cancelled_job&& order, time_point now);
   void obey(new_map&& order, time_point now);
   void obey(coordinator_reply&& order, time_point now);
   void obey(new_text&& order, time_point now);
+  void obey(close_order&& order, time_point now);
   void obey(stop_order&& order, time_point now);
   void fill_poller();
   [[nodiscard]] std::chrono::nanoseconds time_to_wait(time_point now) const;

@@ -6,7 +6,7 @@
 
 namespace troupe::router {
 
-work_queue::work_queue() : thread_([this] { run(); }) {}
+work_queue::work_queue(std::size_t waiting_max) : waiting_max_(waiting_max), thread_([this] { run(); }) {}
 
 work_queue::~work_queue() {
   {
@@ -20,8 +20,8 @@ work_queue::~work_queue() {
 result<void> work_queue::put(std::size_t bytes, std::function<void()> work) {
   {
     std::lock_guard lock(mutex_);
-    if (items_.size() >= limits::prompts_waiting_max || bytes_ + bytes > limits::prompts_waiting_bytes_max) {
-      return fail(errc::overloaded, "too many prompts wait for this router; retry later, or at another router");
+    if (items_.size() >= waiting_max_ || bytes_ + bytes > limits::prompts_waiting_bytes_max) {
+      return fail(errc::overloaded, "too many requests wait to be read; retry later, or at another router");
     }
     bytes_ += bytes;
     items_.push_back({bytes, std::move(work)});

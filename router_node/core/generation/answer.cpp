@@ -52,6 +52,7 @@ answer::told answer::add(token_event event) {
   approximate_ += event.flags != 0 ? 1 : 0;
   take(event.id, event.text);
   told said{.event = std::move(event), .end = {}};
+  said.event.is_last = is_over();
   if (is_over()) said.end = finish();
   return said;
 }
