@@ -27,7 +27,8 @@ struct client_streams::stream {
   proto::GenerateEvent waiting;      // to be sent
   bool is_over{};                    // `waiting` has the end, or `failure` is it
   std::optional<error> failure;
-  time_point told;  // when the client heard last of it
+  time_point told;                       // when the client heard last of it
+  std::optional<time_point> full_since;  // the client's queue has no room
 };
 
 struct client_streams::started {
@@ -79,6 +80,11 @@ struct client_streams::mailbox {
 };
 
 namespace {
+
+// A client that reads nothing for this long has no use for its streams; clients wait as long for a word of theirs.
+constexpr auto unread_max = 10 * limits::stream_alive_interval;
+// How soon a full queue is tried again.
+constexpr std::chrono::milliseconds full_pause{20};
 
 // On the work queue's thread: tokens, checks, engine.
 result<std::uint64_t> start(const text_source& text, asked_generation asked, proto::GenerateAccepted& accepted,
@@ -209,6 +215,7 @@ void client_streams::handle(time_point now) {
   }
   say_alive(now);
   flush(now);
+  if (!changed_.empty()) next_alive_ = std::min<time_point>(next_alive_, now + full_pause);
 }
 
 void client_streams::obey(started&& what, time_point) {
@@ -290,30 +297,47 @@ void client_streams::send_events(const client_address& to, const std::vector<str
   for (const auto number : numbers) {
     auto& s = *streams_.at(number);
     auto& event = *envelope.mutable_generate()->add_events();
-    if (s.job) event = std::exchange(s.waiting, proto::GenerateEvent());
+    if (s.job) event.Swap(&s.waiting);
     event.set_request_id(s.name.number);
     s.told = now;
     bytes += event.ByteSizeLong();
     in_message.push_back(number);
     if (bytes < limits::stream_message_bytes_max && number != numbers.back()) continue;
-    conclude(in_message, door_.send(to, envelope).has_value());
+    const auto sent = door_.send(to, envelope);
+    conclude(in_message, *envelope.mutable_generate(), sent, now);
     envelope.Clear();
     in_message.clear();
     bytes = 0;
   }
 }
 
-void client_streams::conclude(const std::vector<stream_number>& numbers, bool is_sent) {
-  for (const auto number : numbers) {
+void client_streams::conclude(const std::vector<stream_number>& numbers, proto::GenerateEvents& events,
+                              const result<void>& sent, time_point now) {
+  for (std::size_t i = 0; i < numbers.size(); ++i) {
+    const auto number = numbers[i];
     auto& s = *streams_.at(number);
-    if (!is_sent) {
-      abandon(number);
-    } else if (s.is_over) {
+    if (!sent) {
+      const bool is_full = sent.error().code == errc::overloaded;
+      if (is_full && keep(s, *events.mutable_events(static_cast<int>(i)), now)) {
+        changed_.push_back(number);
+      } else {
+        abandon(number);
+      }
+      continue;
+    }
+    s.full_since.reset();
+    if (s.is_over) {
       metrics_.on_stream_end(s.failure ? std::optional(s.failure->code) : std::nullopt);
       if (s.failure) door_.send_failure(s.to, s.name.number, *s.failure);
       erase(number);
     }
   }
+}
+
+bool client_streams::keep(stream& s, proto::GenerateEvent& event, time_point now) {
+  if (s.job) s.waiting.Swap(&event);
+  if (!s.full_since) s.full_since = now;
+  return now < *s.full_since + unread_max && s.waiting.ByteSizeLong() < limits::stream_message_bytes_max;
 }
 
 void client_streams::abandon(stream_number number) {

@@ -4,9 +4,9 @@
 //   generate() ── prompt, settings ──> tokens, checks, engine.generate
 //   handle()  <───── mailbox ───────── started <───────────────────── token, ..., end | error
 //
-// All that has come for one connection since the last turn goes out as one message. A client that is gone or does not
-// read ends its streams: it goes on elsewhere with the tokens that it has (faults.md P3, P13).
-// Thread rule: the router's thread.
+// All that has come for one connection since the last turn goes out as one message. What a slow client's queue has no
+// room for is gathered for a while. A client that is gone or does not read at all ends its streams: it goes on
+// elsewhere with the tokens that it has (faults.md P3, P13). Thread rule: the router's thread.
 #pragma once
 
 #include <cstdint>
@@ -28,6 +28,8 @@
 
 namespace troupe::proto {
 class CancelRequest;
+class GenerateEvent;
+class GenerateEvents;
 class GenerateRequest;
 class TokenizeRequest;
 }  // namespace troupe::proto
@@ -78,7 +80,11 @@ class client_streams {
   void say_alive(time_point now);
   void flush(time_point now);
   void send_events(const client_address& to, const std::vector<stream_number>& numbers, time_point now);
-  void conclude(const std::vector<stream_number>& numbers, bool is_sent);
+  // `events` [numbers]: what was to be sent of each.
+  void conclude(const std::vector<stream_number>& numbers, proto::GenerateEvents& events, const result<void>& sent,
+                time_point now);
+  // False: the client has not read for too long, or too much is gathered.
+  [[nodiscard]] static bool keep(stream& s, proto::GenerateEvent& event, time_point now);
   // The client cannot be told anything any more.
   void abandon(stream_number number);
   void refuse(const client_address& to, std::uint64_t number, const error& reason);

@@ -430,6 +430,25 @@ TEST_F(streams_over_sockets, a_client_that_does_not_read_loses_its_stream_not_th
       "the engine is told");
 }
 
+TEST_F(streams_over_sockets, a_client_that_pauses_loses_nothing) {
+  const auto job = begin(*client_, make(1));
+  constexpr std::uint32_t count = 400;
+  for (std::uint32_t position = 0; position < count; ++position) {
+    auto one = token(position, 'a', position + 1 == count);
+    one.text.assign(2000, 'x');  // together more than the queues and buffers on the way hold
+    fake_.emit(job, one);
+  }
+  fake_.emit(job, generation_end{});
+  std::uint32_t expected = 0;
+  for (bool is_over = false; !is_over;) {
+    const auto event = next_event(*client_);
+    for (const auto& one : event.tokens()) ASSERT_EQ(one.position(), expected++);
+    is_over = event.has_end();
+  }
+  EXPECT_EQ(expected, count);
+  EXPECT_THAT(fake_.cancelled(), SizeIs(0));
+}
+
 TEST_F(streams_over_sockets, streams_of_one_connection_share_messages) {
   std::map<std::uint64_t, std::uint64_t> jobs;  // request id -> job
   for (std::uint64_t id = 1; id <= 200; ++id) jobs[id] = begin(*client_, make(id));
