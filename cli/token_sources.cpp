@@ -81,8 +81,14 @@ std::size_t http_source::on_bytes(char* data, std::size_t size, std::size_t coun
   return fine ? bytes.size() : 0;
 }
 
-// A chunk may stand for several tokens, or for none that can be shown yet: the usage in the end says how many there
-// were, and those that no chunk told came with the last.
+bool brings_text(const nlohmann::json& choice) {
+  if (!choice.is_object() || !choice.value("finish_reason", nlohmann::json{}).is_null()) return false;
+  const auto text = choice.find("text");
+  return text != choice.end() && text->is_string() && !text->get_ref<const std::string&>().empty();
+}
+
+// A chunk with text is a token, at its time. The last chunk may be none, and some tokens have no text yet: the usage in
+// the end says how many there were, and those that no chunk told came with it.
 void http_source::on_event(answer& got, std::string_view data) {
   if (data == "[DONE]") return;
   const auto document = nlohmann::json::parse(data, nullptr, false);
@@ -91,7 +97,8 @@ void http_source::on_event(answer& got, std::string_view data) {
     got.error = error->value("message", "the server gave no reason");
     return;
   }
-  if (const auto choices = document.find("choices"); choices != document.end() && !choices->empty()) {
+  const auto choices = document.find("choices");
+  if (choices != document.end() && choices->is_array() && !choices->empty() && brings_text((*choices)[0])) {
     ++got.told;
     (*got.on_tokens)(1);
   }
