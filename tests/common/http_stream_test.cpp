@@ -84,8 +84,10 @@ TEST_F(http_streams, to_an_old_client_end_with_the_connection) {
 
 TEST_F(http_streams, a_stream_that_is_dropped_breaks_off) {
   start();
-  begin()->write("half");
+  auto out = begin();
+  out->write("half");
   EXPECT_EQ(client_->receive(false).status, 200);
+  out.reset();
   EXPECT_EQ(client_->receive_rest(), "4\r\nhalf\r\n");  // no last chunk
 }
 

@@ -218,8 +218,8 @@ TEST_F(openai_over_http, an_error_before_the_first_byte_has_a_status_and_later_e
 TEST_F(openai_over_http, one_choice_that_fails_ends_the_others) {
   serve();
   EXPECT_EQ(complete({{"prompt", {"@hold 0", "@unavailable 1"}}}).status, 503);
-  await_running(0);
-  EXPECT_EQ(engine_->counts().cancelled, 1U);
+  await_running(0);  // the held one would run for ever
+  EXPECT_GE(engine_->counts().cancelled, 1U);
 }
 
 TEST_F(openai_over_http, o3_one_client_has_a_bounded_number_of_answers) {

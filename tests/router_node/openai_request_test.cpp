@@ -216,8 +216,7 @@ TEST_F(openai_requests, w14_bodies_that_are_no_request) {
     EXPECT_EQ(param(read_completion(model_, body, arrival_)), "") << body;
     EXPECT_EQ(param(read_chat(model_, body, arrival_)), "") << body;
   }
-  for (const auto* prompt :
-       {"null", "{}", "true", "1", "[]", "\"\"", "[[]]", "[\"a\", 1]", "[[1], \"a\", {}]", "[null]"}) {
+  for (const auto* prompt : {"null", "{}", "true", "1", "[]", "[[]]", "[\"a\", 1]", "[[1], \"a\", {}]", "[null]"}) {
     EXPECT_EQ(param(read_completion(model_, std::string(R"({"prompt": )") + prompt + "}", arrival_)), "prompt")
         << prompt;
   }
