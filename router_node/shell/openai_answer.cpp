@@ -154,9 +154,9 @@ void text_answer::fail(const error& reason) {
 }
 
 void text_answer::send(std::string_view events) {
-  if (events.empty()) return;
-  // Cut off: the server's thread cancels, as for a client that has gone.
-  (void)stream_->write(events);
+  if (events.empty() || over_) return;
+  // Cut off, as a client that has gone: what the engine says from now on is of no use, the end included.
+  if (!stream_->write(events)) end(text_outcome::aborted);
 }
 
 void text_answer::complete() {
@@ -165,6 +165,7 @@ void text_answer::complete() {
     if (request_.includes_usage) events = format_.usage(usage_of(choices_));
     events += answer_format::done();
     send(events);
+    if (over_) return;
     stream_->finish();
   } else {
     // A large body is put together on the server's thread, not on the engine's.

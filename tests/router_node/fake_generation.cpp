@@ -100,10 +100,12 @@ result<std::uint64_t> fake_generation::generate(generation_job job) {
 }
 
 void fake_generation::cancel(std::uint64_t number) {
-  if (!is_running(number)) return;
+  {
+    const std::lock_guard lock(mutex_);
+    if (!answers_.contains(number)) return;
+    ++counts_.cancelled;  // before it is gone: whoever sees that nothing runs sees the count
+  }
   forget(number);
-  const std::lock_guard lock(mutex_);
-  ++counts_.cancelled;
 }
 
 bool fake_generation::is_running(std::uint64_t number) const {
@@ -122,9 +124,11 @@ void fake_generation::forget(std::uint64_t number) {
 
 void fake_generation::run() {
   std::unique_lock lock(mutex_);
+  std::uint64_t seen = 0;
   for (bool moved = true; !stopping_;) {
-    if (!moved) wake_.wait(lock);
+    if (!moved) wake_.wait(lock, [&] { return stopping_ || numbered_ != seen; });
     moved = false;
+    seen = numbered_;
     const auto now = answers_;
     lock.unlock();
     for (const auto& [number, one] : now) moved = (is_running(number) && step(number, *one)) || moved;
