@@ -1,4 +1,5 @@
 // tokenizer.json, as the Hugging Face `tokenizers` library writes it, version "1.0".
+#include <algorithm>
 #include <string>
 #include <unordered_set>
 #include <utility>
@@ -46,8 +47,14 @@ void read_added_tokens(construct& source, tokenizer_parts& parts) {
   }
 }
 
+bool has_token(const tokenizer_parts& parts, token_number number) {
+  return parts.words.text_of(number) != nullptr ||
+         std::any_of(parts.added.begin(), parts.added.end(),
+                     [number](const auto& token) { return token.number == number; });
+}
+
 // The numbers of one special token of a template: {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}.
-std::vector<token_number> read_special(construct& source, const std::string& name) {
+std::vector<token_number> read_special(construct& source, const std::string& name, const tokenizer_parts& parts) {
   std::vector<token_number> numbers;
   const auto* all = source.value("special_tokens");
   if (all != nullptr && all->is_object() && all->contains(name)) {
@@ -56,6 +63,7 @@ std::vector<token_number> read_special(construct& source, const std::string& nam
     for (std::size_t i = 0; ids != nullptr && ids->is_array() && i < ids->size(); ++i) {
       const auto& id = (*ids)[i];
       if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= limits::token_numbers_max) break;
+      if (!has_token(parts, id.get<token_number>())) break;
       numbers.push_back(id.get<token_number>());
     }
     if (ids != nullptr && !numbers.empty() && numbers.size() == ids->size()) return numbers;
@@ -74,7 +82,7 @@ void read_template(construct& source, tokenizer_parts& parts) {
     entry.only({"SpecialToken", "Sequence"});
     if (const auto* special = entry.value("SpecialToken")) {
       construct named{*special, entry.where() + ".SpecialToken", source.state()};
-      auto numbers = read_special(source, named.text("id"));
+      auto numbers = read_special(source, named.text("id"), parts);
       auto& place = texts == 0 ? before : after;
       place.insert(place.end(), numbers.begin(), numbers.end());
     } else {

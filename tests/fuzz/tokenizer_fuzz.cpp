@@ -37,7 +37,7 @@ const std::vector<std::string>& documents() {
           "decoder": {"type": "ByteLevel"},
           "model": {"type": "BPE", "vocab": {"<s>": 0, "H": 1, "i": 2, "Hi": 3, "\u0120": 4, "\u00c3": 5, "\u00a9": 6, "\u00c3\u00a9": 7},
                     "merges": [["H", "i"], ["\u00c3", "\u00a9"]]}})",
-      R"({"added_tokens": [{"id": 1, "content": "<s>", "special": true, "normalized": false}, {"id": 9, "content": "b", "single_word": true}],
+      R"({"added_tokens": [{"id": 1, "content": "<s>", "special": true, "normalized": false}, {"id": 4, "content": "b", "single_word": true}],
           "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
             {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
           "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
@@ -99,7 +99,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     case 0: {
       static const auto valid = [] {
         std::vector<std::unique_ptr<const tokenizer>> made;
-        for (const auto& document : documents()) made.push_back(std::move(*tokenizer::parse(document)));
+        for (const auto& document : documents()) {
+          auto parsed = tokenizer::parse(document);
+          require(parsed.has_value());
+          made.push_back(std::move(*parsed));
+        }
         return made;
       }();
       for (const auto& made : valid) use(*made, rest);

@@ -133,6 +133,10 @@ TEST(tokenizer_file, contradictions_are_refused) {
   EXPECT_THAT(refusal(with("post_processor", json::parse(R"({"type": "TemplateProcessing", "single":
               [{"SpecialToken": {"id": "<x>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]})"))),
               HasSubstr("<x>"));
+  EXPECT_THAT(refusal(with("post_processor", json::parse(R"({"type": "TemplateProcessing", "single":
+              [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+              "special_tokens": {"<s>": {"id": "<s>", "ids": [77], "tokens": ["<s>"]}}})"))),
+              HasSubstr("special_tokens"));
   EXPECT_EQ(tokenizer::parse("[1").error().code, errc::invalid_request);
 }
 
