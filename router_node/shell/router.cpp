@@ -14,6 +14,7 @@
 
 #include "common/daemon/actors.hpp"
 #include "common/http/api_keys.hpp"
+#include "common/http/errors.hpp"
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/limits.hpp"
@@ -74,10 +75,12 @@ class router::impl {
 
  private:
   [[nodiscard]] result<void> open_model();
+  [[nodiscard]] result<void> open_texts();
   [[nodiscard]] result<std::vector<wire::socket>> bind_clients();
   [[nodiscard]] result<void> start_loop();
   [[nodiscard]] result<void> start_http();
   [[nodiscard]] result<std::vector<http::route>> client_routes();
+  [[nodiscard]] std::vector<http::route> text_refusals() const;
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
   [[nodiscard]] result<void> ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer);
@@ -98,6 +101,7 @@ class router::impl {
   model_plan plan_;
   std::unique_ptr<layer_engine> engine_;
   std::unique_ptr<text_service> texts_;  // nullptr: layers only
+  error no_texts_;                       // why
   std::unique_ptr<router_metrics> metrics_;
   http::metrics_registry registry_;
   router_identity identity_;
@@ -136,12 +140,22 @@ result<void> router::impl::open_model() {
   auto engine = layer_engine::make(*checkpoint_, type_, options_.threads);
   if (!engine) return fail(engine.error());
   engine_ = std::move(*engine);
+  metrics_ = std::make_unique<router_metrics>(plan_);
+  return open_texts();
+}
+
+result<void> router::impl::open_texts() {
   auto texts = text_service::open(
       *checkpoint_, plan_,
       {.model = options_.model, .type = type_, .threads = options_.threads, .kv_bytes = options_.kv_bytes});
-  if (!texts) return fail(texts.error());
-  texts_ = std::move(*texts);
-  metrics_ = std::make_unique<router_metrics>(plan_);
+  if (texts) {
+    texts_ = std::move(*texts);
+    return {};
+  }
+  if (texts.error().code != errc::invalid_request) return fail(texts.error());
+  spdlog::warn("layers only, no texts: {}", texts.error().message);
+  no_texts_ = {errc::invalid_request,
+               "this router gives no texts: " + texts.error().message.substr(0, texts.error().message.find('\n'))};
   return {};
 }
 
@@ -210,9 +224,7 @@ result<void> router::impl::start_loop() {
         *actors_, "generation", [this] { texts_->run(*loop_); }, on_failure);
     loop_->use_text(texts_->source());
   } else {
-    loop_->use_text(fail(errc::invalid_request,
-                         fmt::format("{} is served layer by layer; texts come of mixtral, qwen2_moe, qwen3_moe, olmoe",
-                                     checkpoint_->model().family)));
+    loop_->use_text(fail(no_texts_));
   }
   return {};
 }
@@ -236,15 +248,25 @@ result<void> router::impl::start_http() {
   return {};
 }
 
+// The text endpoints of a router that has none.
+std::vector<http::route> router::impl::text_refusals() const {
+  std::vector<http::route> routes;
+  for (const char* path : {"/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"}) {
+    routes.push_back({"POST", path, limits::http_json_body_bytes_max,
+                      [this](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
+                        exchange->reply(http::to_response(no_texts_));
+                      }});
+  }
+  return routes;
+}
+
 // What needs an API key where there are any: everything but the probes and metrics.
 result<std::vector<http::route>> router::impl::client_routes() {
   if (auto safe = http::check_exposure(options_.http, !options_.api_keys.empty(), options_.no_auth); !safe) {
     return fail(safe.error());
   }
   auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0);
-  if (texts_) {
-    for (auto& route : texts_->routes()) routes.push_back(std::move(route));
-  }
+  for (auto& route : texts_ ? texts_->routes() : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;
   auto keys = http::api_keys::open(options_.api_keys);
   if (!keys) return fail(keys.error());

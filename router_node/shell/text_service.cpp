@@ -70,8 +70,9 @@ text_service::~text_service() = default;
 result<std::unique_ptr<text_service>> text_service::open(const model::checkpoint& checkpoint, const model_plan& plan,
                                                          const text_options& options) {
   if (!trunk::is_supported(checkpoint.model())) {
-    spdlog::info("{} has no trunk here: layers only", checkpoint.model().family);
-    return nullptr;
+    return fail(errc::invalid_request,
+                fmt::format("{} is served layer by layer; texts come of mixtral, qwen2_moe, qwen3_moe, olmoe",
+                            checkpoint.model().family));
   }
   auto p = std::make_unique<parts>();
   auto description = checkpoint.trunk();

@@ -34,8 +34,9 @@ struct text_options {
 
 class text_service {
  public:
-  // nullptr: the family has no trunk here. Tokenizer and chat template may be missing or unusable: why is logged, and
-  // said to whoever asks for text. `plan` is borrowed.
+  // invalid_request: this checkpoint gives no text (another family, or tensors of the trunk are missing), but its
+  // layers can be served all the same; out_of_memory. Tokenizer and chat template may be missing or unusable: why is
+  // logged, and said to whoever asks for text. `plan` is borrowed.
   [[nodiscard]] static result<std::unique_ptr<text_service>> open(const model::checkpoint& checkpoint,
                                                                   const model_plan& plan, const text_options& options);
   ~text_service();
