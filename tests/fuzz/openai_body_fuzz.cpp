@@ -35,7 +35,7 @@ void check(const Outcome& read, const router::served_model& model) {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  static const auto tokenizer = model::tokenizer::parse_json(small_tokenizer);
+  static const auto tokenizer = model::tokenizer::parse(small_tokenizer);
   static const auto chat =
       model::chat_template::parse("{% for m in messages %}{{ m.role }}{{ m.content }}{% endfor %}");
   if (!tokenizer || !chat) std::abort();
