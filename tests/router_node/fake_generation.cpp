@@ -144,8 +144,8 @@ bool fake_generation::step(std::uint64_t number, answer& one) {
   for (const auto& [word, code] :
        {std::pair{"@unavailable", errc::unavailable}, std::pair{"@timeout", errc::timeout}}) {
     if (!at(word)) continue;
-    one.job.on_event(error{code, "the experts did not answer"});
     forget(number);
+    one.job.on_event(error{code, "the experts did not answer"});
     return true;
   }
   const auto& asked = one.job.request;
@@ -170,9 +170,9 @@ bool fake_generation::step(std::uint64_t number, answer& one) {
   auto rest = piece.match ? stop_matcher::piece{} : one.stops.push(one.decoder ? one.decoder->finish() : "");
   if (!piece.match && !rest.match) rest.text += one.stops.finish();
   const bool is_stop = piece.match || rest.match || (is_eos && !is_out);
+  forget(number);
   one.end(is_stop ? finish_reason::stop : finish_reason::length, std::move(rest.text),
           piece.match ? piece.match : rest.match);
-  forget(number);
   return true;
 }
 
