@@ -163,13 +163,16 @@ class Terminal:
         os.write(self.screen, keys.encode())
 
     def end(self):
-        """The exit status."""
-        while True:
+        """The exit status, once the program has left the terminal."""
+        deadline = time.monotonic() + SECONDS
+        while select.select([self.screen], [], [], max(0, deadline - time.monotonic()))[0]:
             try:
                 if not os.read(self.screen, 4096):
                     break
             except OSError:  # the other side is gone
                 break
+        else:
+            os.kill(self.pid, signal.SIGKILL)
         status = os.waitpid(self.pid, 0)[1]
         os.close(self.screen)
         return os.waitstatus_to_exitcode(status)
