@@ -140,6 +140,7 @@ void text_answer::take(text_choice& choice, generation_end event) {
 
 // An error before the first byte has a status; later it is the last event of the stream, and nothing follows it.
 void text_answer::fail(const error& reason) {
+  share_.reset();  // before the client can ask again
   const request_refusal refusal{reason, {}, {}};
   if (!stream_) {
     exchange_->reply(to_response(refusal));
@@ -160,6 +161,7 @@ void text_answer::send(std::string_view events) {
 }
 
 void text_answer::complete() {
+  share_.reset();  // before the client can ask again
   if (request_.streams) {
     std::string events;
     if (request_.includes_usage) events = format_.usage(usage_of(choices_));
