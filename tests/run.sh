@@ -59,7 +59,7 @@ fuzz() {  # each target for a few seconds, beginning with its corpus
     printf '  %-28s' "$name"
     if "$target" -max_total_time=$fuzz_seconds -rss_limit_mb=2048 -timeout=10 -artifact_prefix="build-fuzz/found/$name/" \
       "build-fuzz/found/$name" $([ -d "$corpus" ] && echo "$corpus") >"$RESULTS/$name.log" 2>&1; then
-      echo "ok ($(grep -ao '#[0-9]*' "$RESULTS/$name.log" | tail -n 1 | tr -d '#') runs)"
+      echo "ok ($(grep -aoE '#[0-9]+' "$RESULTS/$name.log" | tail -n 1 | tr -d '#') runs)"
       echo '<testsuite><testcase name="fuzz"/></testsuite>' >"$RESULTS/$name.xml"
     else
       echo "FAILED"
