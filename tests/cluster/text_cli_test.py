@@ -162,12 +162,15 @@ class Terminal:
     def type(self, keys):
         os.write(self.screen, keys.encode())
 
-    def end(self):
-        """The exit status, once the program has left the terminal."""
+    def end(self, key=None):
+        """The exit status, once the program has left the terminal. `key` is typed, and again after a second without
+        an answer, as a person would: keys that come between two lines of input can be lost."""
         deadline = time.monotonic() + SECONDS
-        while select.select([self.screen], [], [], max(0, deadline - time.monotonic()))[0]:
+        while time.monotonic() < deadline:
             try:
-                if not os.read(self.screen, 4096):
+                if key:
+                    self.type(key)
+                if select.select([self.screen], [], [], 1)[0] and not os.read(self.screen, 4096):
                     break
             except OSError:  # the other side is gone
                 break
@@ -202,8 +205,7 @@ def test_chat_on_a_terminal(routers, tmp_path):
     person.type("\x1b[A\x1b[A\n")  # the line before the last one, from the history
     person.read_until(WHOLE)
     person.read_until(">>> ")
-    person.type("\x04")  # Ctrl-D
-    assert person.end() == 0
+    assert person.end("\x04") == 0  # Ctrl-D
     said = [json.loads(asked.messages_json)[-1]["content"] for asked in generate_requests(router)]
     assert said == ["hello", "endless", "hello"]
     last = json.loads(generate_requests(router)[-1].messages_json)
@@ -218,8 +220,7 @@ def test_chat_on_a_terminal(routers, tmp_path):
     again.read_until("0 1 2 ")
     again.type("\x03")  # not both at once: the terminal forgets what waits behind Ctrl-C
     again.read_until(">>> ")
-    again.type("\x04")
-    assert again.end() == 0
+    assert again.end("\x04") == 0
 
 
 def test_help_begins_with_examples():
