@@ -106,6 +106,8 @@ line_editor::reading line_editor::read(const std::string& prompt) {
   }
   terminal_->prompt = prompt;
   terminal_->interrupts_before = interrupt_count();
+  // libedit shows the prompt first and takes the terminal over after; keys typed in between were the kernel's to edit.
+  ::el_set(terminal_->editor.get(), EL_PREP_TERM, 1);
   int count = 0;
   const char* typed = ::el_gets(terminal_->editor.get(), &count);
   if (interrupt_count() != terminal_->interrupts_before) {
