@@ -75,13 +75,14 @@ rm -rf "$results"
 step "building"
 scripts/build.sh "${install[@]}" || exit 1
 [ "$quick" = yes ] || [ ${#install[@]} -gt 0 ] || scripts/install_packages.sh checks || exit 1
-scripts/python_env.sh .venv-test "${install[@]}" -- pytest pytest-timeout pyyaml ml_dtypes openai==3.57.0 ./client/python || exit 1
+scripts/python_env.sh .venv-test "${install[@]}" -- pytest pytest-timeout pytest-rerunfailures pyyaml ml_dtypes openai==3.57.0 ./client/python || exit 1
 
 suite unit unit_tests build
 suite client pytest_in tests/client/python --timeout 120
 suite openai pytest_in tests/client/openai --timeout 120
 if [ "$quick" = no ]; then
-  suite cluster pytest_in tests/cluster --timeout 600 --soak-seconds "$soak"
+  # Many processes on a machine that others use too: a test that fails is tried once more, and named in the table.
+  suite cluster pytest_in tests/cluster --timeout 600 --reruns 1 --soak-seconds "$soak"
 fi
 if [ "$quick" = no ] && [ "$sanitizers" = yes ]; then
   step "building with ASan and UBSan, and the fuzz targets"

@@ -1,4 +1,7 @@
 """Fixtures of the cluster tests: real processes, one folder each, stopped whatever happens."""
+import os
+import pathlib
+
 import pytest
 
 from support import golden
@@ -14,6 +17,24 @@ def pytest_configure(config):
 def pytest_addoption(parser):
     parser.addoption("--soak-seconds", type=int, default=0, help="how long the mixed-load run lasts (0: a short one)")
     parser.addoption("--seed", type=int, default=20240601, help="of the mixed-load run")
+
+
+tried_again = []  # reports of tests that failed and ran once more (--reruns)
+
+
+def pytest_runtest_logreport(report):
+    if report.outcome == "rerun":
+        tried_again.append(report)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """A first failure is shown as a whole also when the second try passed."""
+    for report in tried_again:
+        terminalreporter.section(f"first try of {report.nodeid}")
+        terminalreporter.write_line(report.longreprtext)
+    if tried_again and "RESULTS" in os.environ:
+        names = "\n".join(report.nodeid for report in tried_again)
+        pathlib.Path(os.environ["RESULTS"], "rerun").write_text(names)
 
 
 @pytest.fixture(scope="session")
