@@ -4,7 +4,7 @@
 #   --quick          unit tests and client tests only
 #   --tsan           also the concurrent parts under ThreadSanitizer
 #   --hf             also the comparison with transformers (downloads torch; its own virtual environment)
-#   --soak SECONDS   the mixed-load run with random faults lasts this long (600: the ten minutes of the issue)
+#   --soak SECONDS   the mixed-load runs with random faults last this long each (layers: 600, text: 1800 are the goals)
 #   --no-install     do not touch the system's packages
 #   --no-sanitizers  leave out the ASan+UBSan build (unit tests and fuzz targets)
 set -uo pipefail

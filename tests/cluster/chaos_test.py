@@ -6,13 +6,11 @@ import time
 
 import pytest
 
-from support.cluster import http_request, is_alive, open_descriptors, resident_bytes
+from support.flatness import assert_flat, sizes
 from support.load import SteadyLoad, batches_of
 from support.waiting import wait_until
 
 SHORT_RUN_FAULTS = 6
-# What an allocator may hold on to. The answers that a router keeps for repeated requests are counted apart.
-GROWTH_ALLOWED = 48 * 1024 * 1024
 WARM_UP_SECONDS_MAX = 60
 # A node that is struck five times within thirty seconds is left out for a minute (faults.md P8).
 BACK_SECONDS = 60 + 60
@@ -50,30 +48,6 @@ class Nemesis:
     def kill_coordinator(self, _):
         self.cluster.kill("coordinator")
         self.cluster.start_missing()
-
-
-def replay_cache_bytes(cluster):
-    """What the router keeps for clients that repeat a request: up to 64 MiB, for thirty seconds (faults.md W12)."""
-    metrics = http_request(cluster.http + "/metrics")[2].decode()
-    return next(float(line.split()[1]) for line in metrics.splitlines() if line.startswith("moe_replay_cache_bytes "))
-
-
-def sizes(cluster):
-    """name -> (pid, resident bytes without the replay cache, open descriptors) of every living process"""
-    cached = {"router-0": replay_cache_bytes(cluster)}
-    return {p["name"]: (p["pid"], resident_bytes(p["pid"]) - cached.get(p["name"], 0), open_descriptors(p["pid"]))
-            for p in cluster.context()["processes"] if is_alive(p["pid"])}
-
-
-def assert_flat(before, after):
-    """Same process: memory and descriptors must not have grown beyond a bound."""
-    for name, (pid, resident, descriptors) in after.items():
-        old = before.get(name)
-        if not old or old[0] != pid:
-            continue
-        print(f"\n{name}: {old[1] / 2**20:.0f} -> {resident / 2**20:.0f} MiB, {old[2]} -> {descriptors} descriptors", end="")
-        assert resident <= old[1] + GROWTH_ALLOWED, f"{name} grew from {old[1] / 2**20:.0f} to {resident / 2**20:.0f} MiB"
-        assert descriptors <= old[2] + 16, f"{name} has {descriptors} descriptors, had {old[2]}"
 
 
 def test_mixed_load_with_random_faults(random_model, start_cluster, request):

@@ -85,12 +85,10 @@ result<void> check_bias(const sampling_settings& sampling, const generation_limi
 }  // namespace
 
 result<void> check(const sampling_settings& sampling, const generation_limits& model) {
-  if (!std::isfinite(sampling.temperature) || sampling.temperature < 0) {
-    return refuse(fmt::format("temperature: {}; use 0 (greedy) or more", sampling.temperature));
-  }
   for (const auto& fine :
-       {check_positive("top_p", sampling.top_p, 1), check_range("min_p", sampling.min_p, 0, 1),
-        check_positive("repetition_penalty", sampling.repetition_penalty, 100),
+       {check_range("temperature", sampling.temperature, 0, 2), check_positive("top_p", sampling.top_p, 1),
+        check_range("min_p", sampling.min_p, 0, 1),
+        check_range("repetition_penalty", sampling.repetition_penalty, 0.01F, 10),
         check_range("presence_penalty", sampling.presence_penalty, -2, 2),
         check_range("frequency_penalty", sampling.frequency_penalty, -2, 2), check_bias(sampling, model)}) {
     if (!fine) return fine;

@@ -109,6 +109,14 @@ class LocalCluster:
     def http(self):
         return self.context()["http"]
 
+    def metric(self, name):
+        """The first router's value, or the sum over all labels."""
+        text = http_request(self.http + "/metrics")[2].decode()
+        values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                  if line.startswith((name + " ", name + "{"))]
+        assert values, f"no metric {name}"
+        return sum(values)
+
     def connect(self):
         return client_package.connect(data_dir=self.data_dir)
 

@@ -50,6 +50,7 @@ INSTANTIATE_TEST_SUITE_P(
                       refusal{"resumed[0]: no token 200", [](auto& r) { r.resumed = {200}; }},
                       refusal{"temperature", [](auto& r) { r.sampling.temperature = -0.5F; }},
                       refusal{"temperature", [](auto& r) { r.sampling.temperature = nan; }},
+                      refusal{"temperature", [](auto& r) { r.sampling.temperature = 2.5F; }},
                       refusal{"top_p", [](auto& r) { r.sampling.top_p = 0; }},
                       refusal{"top_p", [](auto& r) { r.sampling.top_p = 1.5F; }},
                       refusal{"min_p", [](auto& r) { r.sampling.min_p = nan; }},
