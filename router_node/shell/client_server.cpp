@@ -7,25 +7,13 @@
 
 #include "common/limits.hpp"
 #include "proto/client_router.pb.h"
+#include "router_node/shell/generate_message.hpp"
 #include "router_node/shell/info_desk.hpp"
 #include "router_node/shell/layer_service.hpp"
 #include "router_node/shell/router_metrics.hpp"
 
 namespace troupe::router {
 namespace {
-
-degrade to_degrade(proto::Degrade value) {
-  switch (value) {
-    case proto::SUBSTITUTE:
-      return degrade::substitute;
-    case proto::RENORMALISE:
-      return degrade::renormalise;
-    case proto::FAIL:
-      return degrade::fail;
-    default:  // WAIT and unspecified; the parser has refused unknown numbers
-      return degrade::wait;
-  }
-}
 
 // Without a client id the connection stands for it.
 template <class Request>

@@ -17,19 +17,6 @@ struct overloaded_cases : Cases... {
 template <class... Cases>
 overloaded_cases(Cases...) -> overloaded_cases<Cases...>;
 
-degrade to_degrade(proto::Degrade value) {
-  switch (value) {
-    case proto::SUBSTITUTE:
-      return degrade::substitute;
-    case proto::RENORMALISE:
-      return degrade::renormalise;
-    case proto::FAIL:
-      return degrade::fail;
-    default:  // WAIT and unspecified; the parser has refused unknown numbers
-      return degrade::wait;
-  }
-}
-
 result<void> check_bytes(std::string_view field, std::size_t bytes) {
   if (bytes <= limits::prompt_bytes_max) return {};
   return fail(errc::too_large, fmt::format("{}: {} bytes, at most {}", field, bytes, limits::prompt_bytes_max));
@@ -69,6 +56,19 @@ sampling_settings read_sampling(const proto::Sampling& from) {
 }
 
 }  // namespace
+
+degrade to_degrade(proto::Degrade value) {
+  switch (value) {
+    case proto::SUBSTITUTE:
+      return degrade::substitute;
+    case proto::RENORMALISE:
+      return degrade::renormalise;
+    case proto::FAIL:
+      return degrade::fail;
+    default:  // WAIT and unspecified; the parser has refused unknown numbers
+      return degrade::wait;
+  }
+}
 
 std::size_t bytes_of(const prompt_source& source) {
   return std::visit(overloaded_cases{[](const text_prompt& text) { return text.text.size(); },

@@ -11,6 +11,7 @@
 #include "router_node/shell/text_source.hpp"
 
 namespace troupe::proto {
+enum Degrade : int;
 class GenerateEvent;
 class GenerateRequest;
 class TokenizeReply;
@@ -27,6 +28,8 @@ struct chat_prompt {
   std::string messages_json;
 };
 using prompt_source = std::variant<std::vector<token_number>, text_prompt, chat_prompt>;
+
+[[nodiscard]] degrade to_degrade(proto::Degrade policy);
 
 [[nodiscard]] std::size_t bytes_of(const prompt_source& source);
 // invalid_request when the model has no tokenizer (chat template) for it, or the template refuses the messages.
