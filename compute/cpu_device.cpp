@@ -50,7 +50,8 @@ class cpu_device final : public device {
 
   result<void> run(const batch& work, std::span<group_report> reports) override {
     auto started = std::chrono::steady_clock::now();
-    if (auto fine = check_batch(work, reports, slots_, engine_.kernel().type(), rows_); !fine) return fine;
+    const auto holds = [&](slot_index slot) { return slots_.find(slot, work.shape) != nullptr; };
+    if (auto fine = check_batch(work, reports, holds, engine_.kernel().type(), rows_); !fine) return fine;
     groups_.clear();
     for (const auto& group : work.groups) {
       groups_.push_back(

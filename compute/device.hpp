@@ -98,6 +98,10 @@ struct cpu_options {
 // Plain loops with f32 weights and sums, for tests and for processors that oneDNN serves badly.
 [[nodiscard]] result<std::unique_ptr<device>> make_reference_device(const cpu_options& options);
 
+// A GPU, through what its plug-in opened (gpu_runtime.hpp). invalid_request for a type that is neither f32 nor bf16.
+class gpu_runtime;
+[[nodiscard]] result<std::unique_ptr<device>> make_gpu_device(std::unique_ptr<gpu_runtime> runtime, dtype type);
+
 // A dense product y = x W^T (+ b) in f32 with weights packed once: router gates, shared experts, later the trunk.
 class dense_product {
  public:

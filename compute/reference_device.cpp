@@ -40,7 +40,8 @@ class reference_device final : public device {
 
   result<void> run(const batch& work, std::span<group_report> reports) override {
     auto started = std::chrono::steady_clock::now();
-    if (auto fine = check_batch(work, reports, slots_, type_, rows_); !fine) return fine;
+    const auto holds = [&](slot_index slot) { return slots_.find(slot, work.shape) != nullptr; };
+    if (auto fine = check_batch(work, reports, holds, type_, rows_); !fine) return fine;
     std::size_t hidden = work.shape.hidden;
     std::vector<float> sums(rows_.inputs.size() * hidden);
     std::vector<float> x(hidden);

@@ -52,6 +52,17 @@ result<void> slot_table::load(slot_index slot, const model::bundle_layout& layou
   return {};
 }
 
+result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype packed) {
+  for (const auto* piece : {&plan.gate, &plan.up, &plan.down}) {
+    if (piece->out == 0 || is_exact(piece->type, packed)) continue;
+    return fail(errc::invalid_request,
+                fmt::format("expert {} is stored as {} and was rounded to {} when it was loaded; read it from the "
+                            "checkpoint instead",
+                            to_string(id), to_string(piece->type), to_string(packed)));
+  }
+  return {};
+}
+
 result<void> slot_table::export_bundle(slot_index slot, const model::bundle_layout& layout,
                                        std::span<std::byte> target) const {
   if (auto fine = check_index(slot); !fine) return fine;
@@ -62,13 +73,7 @@ result<void> slot_table::export_bundle(slot_index slot, const model::bundle_layo
   }
   auto plan = plan_bundle(layout, target.size());
   if (!plan) return fail(plan.error());
-  for (const auto* piece : {&plan->gate, &plan->up, &plan->down}) {
-    if (piece->out == 0 || is_exact(piece->type, type_)) continue;
-    return fail(errc::invalid_request,
-                fmt::format("expert {} is stored as {} and was rounded to {} when it was loaded; read it from the "
-                            "checkpoint instead",
-                            to_string(layout.id), to_string(piece->type), to_string(type_)));
-  }
+  if (auto exact = check_exact(*plan, layout.id, type_); !exact) return exact;
   packed(content.shape).unpack(*plan, arena_.slot(slot).data(), target.data());
   return {};
 }
@@ -85,8 +90,8 @@ const std::byte* slot_table::find(slot_index slot, const model::expert_shape& sh
   return content.loaded && content.shape == shape ? arena_.slot(slot).data() : nullptr;
 }
 
-result<void> check_batch(const batch& work, std::span<group_report> reports, const slot_table& slots, dtype type,
-                         batch_rows& rows) {
+result<void> check_batch(const batch& work, std::span<group_report> reports,
+                         const std::function<bool(slot_index)>& holds, dtype type, batch_rows& rows) {
   if (reports.size() != work.groups.size()) {
     return fail(errc::invalid_request,
                 fmt::format("{} reports for {} groups; give one each", reports.size(), work.groups.size()));
@@ -101,7 +106,7 @@ result<void> check_batch(const batch& work, std::span<group_report> reports, con
     }
   }
   for (const auto& group : work.groups) {
-    if (slots.find(group.slot, work.shape) == nullptr) {
+    if (!holds(group.slot)) {
       return fail(errc::invalid_request, fmt::format("slot {} holds no expert of hidden {} and width {}; load it first",
                                                      group.slot.value, work.shape.hidden, work.shape.width));
     }

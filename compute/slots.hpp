@@ -1,7 +1,8 @@
-// What every CPU device does alike: the arena, which slot holds what, checks of batches, time shares.
+// What devices do alike: the arena, which slot holds what, checks of batches, time shares.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -44,6 +45,9 @@ class slot_table {
   std::vector<slot_content> contents_;
 };
 
+// Can the checkpoint's bytes be made again from weights of type `packed`? invalid_request with both types.
+[[nodiscard]] result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype packed);
+
 // Pointers to the rows of a batch, in the order in which group rows count.
 struct batch_rows {
   std::vector<const std::byte*> inputs;
@@ -51,9 +55,9 @@ struct batch_rows {
 };
 
 // Fills `rows`; invalid_request names what is wrong: an empty slot, a slot of another shape, a row past the segments,
-// lists of unequal length, too few reports.
-[[nodiscard]] result<void> check_batch(const batch& work, std::span<group_report> reports, const slot_table& slots,
-                                       dtype type, batch_rows& rows);
+// lists of unequal length, too few reports. `holds`: is an expert of the batch's shape in that slot?
+[[nodiscard]] result<void> check_batch(const batch& work, std::span<group_report> reports,
+                                       const std::function<bool(slot_index)>& holds, dtype type, batch_rows& rows);
 
 // Splits the time of a batch over its groups by weight bytes and rows.
 void share_seconds(double seconds, const batch& work, std::span<group_report> reports);

@@ -8,6 +8,7 @@
 #include <memory>
 #include <tuple>
 
+#include "tests/compute/loop_gpu.hpp"
 #include "tests/compute/sample_expert.hpp"
 
 namespace troupe::compute::test {
@@ -17,9 +18,10 @@ using model::activation;
 
 constexpr double tolerance_of(dtype type) { return type == dtype::f32 ? 2e-5 : 2e-2; }
 
-enum class kind { reference, cpu };
+enum class kind { reference, cpu, gpu_loops };
 
 std::unique_ptr<device> make_device(kind which, dtype type, std::uint32_t threads) {
+  if (which == kind::gpu_loops) return *make_gpu_device(make_loop_gpu(std::make_shared<loop_gpu_state>()), type);
   cpu_options options{.type = type, .threads = threads};
   auto made = which == kind::cpu ? make_cpu_device(options) : make_reference_device(options);
   EXPECT_TRUE(made) << made.error().message;
@@ -106,7 +108,7 @@ TEST_P(device_shapes, agree_with_f64_at_any_row_count) {
 }
 
 INSTANTIATE_TEST_SUITE_P(all, device_shapes,
-                         ::testing::Combine(::testing::Values(kind::reference, kind::cpu),
+                         ::testing::Combine(::testing::Values(kind::reference, kind::cpu, kind::gpu_loops),
                                             ::testing::Values(dtype::f32, dtype::bf16),
                                             ::testing::ValuesIn(shape_cases)));
 

@@ -1,0 +1,354 @@
+// The GPU device: experts in one allocation, a batch in a handful of launches whatever the number of its experts:
+// gather, product, activation, product, combine. It knows no CUDA: a gpu_runtime does what it asks for.
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "compute/device.hpp"
+#include "compute/gpu_batch.hpp"
+#include "compute/gpu_runtime.hpp"
+#include "compute/packing.hpp"
+#include "compute/slots.hpp"
+
+namespace troupe::compute {
+namespace {
+
+constexpr std::size_t alignment = 256;
+// A batch goes through in passes that need at most about this much beside the slots, in each of two pieces.
+constexpr std::size_t pass_bytes_max = 256 * limits::mib;
+
+std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+// A piece of memory that grows. Its content is lost when it does.
+class growing_memory {
+ public:
+  growing_memory(gpu_runtime& runtime, bool is_host) : runtime_(runtime), is_host_(is_host) {}
+  growing_memory(const growing_memory&) = delete;
+  growing_memory& operator=(const growing_memory&) = delete;
+  ~growing_memory() { drop(); }
+
+  // @pre nothing that was asked of the runtime still uses it
+  result<void> reach(std::size_t bytes) {
+    if (bytes <= bytes_) return {};
+    drop();
+    auto made = is_host_ ? runtime_.allocate_host(bytes) : runtime_.allocate(bytes);
+    if (!made) return fail(made.error());
+    begin_ = *made;
+    bytes_ = bytes;
+    return {};
+  }
+  void drop() {
+    is_host_ ? runtime_.release_host(begin_) : runtime_.release(begin_);
+    begin_ = nullptr;
+    bytes_ = 0;
+  }
+  [[nodiscard]] std::byte* begin() const { return begin_; }
+  [[nodiscard]] std::size_t bytes() const { return bytes_; }
+
+ private:
+  gpu_runtime& runtime_;
+  bool is_host_;
+  std::byte* begin_{};
+  std::size_t bytes_{};
+};
+
+// Cuts a piece of memory into aligned parts.
+class cutter {
+ public:
+  std::size_t take(std::size_t bytes) { return std::exchange(end_, end_ + aligned(bytes)); }
+  [[nodiscard]] std::size_t end() const { return end_; }
+
+ private:
+  std::size_t end_{};
+};
+
+// Where the parts of one pass lie.
+struct pass_layout {
+  std::size_t rows{}, slots{}, row_of{}, group_of{}, by_row{}, weight{}, first_of{}, input_bytes{};  // host -> device
+  std::size_t out{}, norm{}, result_bytes{};                                                     // device -> host
+  std::size_t x{}, products{}, h{}, y{}, scratch_bytes{};
+
+  pass_layout(const gpu_pass& pass, const packed_expert& expert, std::size_t element) {
+    const std::size_t assignments = pass.assignments();
+    const auto row_bytes = std::size_t{pass.rows} * expert.shape.hidden * element;
+    cutter input;
+    rows = input.take(row_bytes);
+    slots = input.take(pass.groups.size() * sizeof(const std::byte*));
+    for (auto* list : {&row_of, &group_of, &by_row, &weight}) *list = input.take(assignments * sizeof(std::uint32_t));
+    first_of = input.take(pass.first_of.size() * sizeof(std::uint32_t));
+    input_bytes = input.end();
+    cutter result;
+    out = result.take(row_bytes);
+    norm = result.take(assignments * sizeof(float));
+    result_bytes = result.end();
+    cutter scratch;
+    x = scratch.take(assignments * expert.first.inputs() * element);
+    products = scratch.take(assignments * first_outputs(expert) * element);
+    h = scratch.take(assignments * expert.second.inputs() * element);
+    y = scratch.take(assignments * expert.second.outputs() * element);
+    scratch_bytes = scratch.end();
+  }
+
+  static std::uint32_t first_outputs(const packed_expert& expert) { return expert.parts() * expert.first.outputs(); }
+};
+
+class gpu_device final : public device {
+ public:
+  gpu_device(std::unique_ptr<gpu_runtime> runtime, dtype type) : runtime_(std::move(runtime)), type_(type) {}
+  ~gpu_device() override { runtime_->release(arena_); }
+
+  device_info info() const override {
+    const auto facts = runtime_->facts();
+    return {.name = facts.name,
+            .description = facts.description,
+            .type = type_,
+            .threads = 1,
+            .scratch_bytes = input_.bytes() + result_.bytes() + scratch_.bytes()};
+  }
+
+  std::size_t slot_bytes(const model::expert_shape& shape) const override { return aligned(packed(shape).bytes()); }
+
+  result<void> reserve(std::uint32_t slots, std::size_t bytes_per_slot) override {
+    if (!contents_.empty()) {
+      return fail(errc::invalid_request,
+                  fmt::format("this device has {} slots already; reserve is called once", contents_.size()));
+    }
+    if (slots == 0 || slots > limits::device_slots_max || bytes_per_slot == 0) {
+      return fail(errc::invalid_request, fmt::format("{} slots of {} bytes; use 1 to {} slots", slots, bytes_per_slot,
+                                                     limits::device_slots_max));
+    }
+    slot_bytes_ = aligned(bytes_per_slot);
+    auto made = runtime_->allocate(slots * slot_bytes_);
+    if (!made) return fail(made.error());
+    arena_ = *made;
+    contents_.resize(slots);
+    return {};
+  }
+
+  result<void> load(slot_index slot, const model::bundle_layout& layout, std::span<const std::byte> bundle) override {
+    if (slot.value >= contents_.size()) return no_such_slot(slot);
+    if (contents_[slot.value].loaded) {
+      return fail(errc::conflict, fmt::format("slot {} is not empty; unload it first", slot.value));
+    }
+    auto plan = plan_bundle(layout, bundle.size());
+    if (!plan) return fail(plan.error());
+    const auto expert = packed(layout.shape);
+    if (expert.bytes() > slot_bytes_) {
+      return fail(errc::invalid_request, fmt::format("expert {} takes {} bytes, a slot has {}; reserve larger slots",
+                                                     to_string(layout.id), expert.bytes(), slot_bytes_));
+    }
+    if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
+    expert.pack(*plan, bundle.data(), staged_expert_.begin());
+    runtime_->upload(gpu_stream::load, at(slot), staged_expert_.begin(), expert.bytes());
+    if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
+    contents_[slot.value] = {.loaded = true, .shape = layout.shape};
+    return {};
+  }
+
+  result<void> export_bundle(slot_index slot, const model::bundle_layout& layout,
+                             std::span<std::byte> target) const override {
+    if (slot.value >= contents_.size()) return no_such_slot(slot);
+    if (!holds(slot, layout.shape)) {
+      return fail(errc::invalid_request,
+                  fmt::format("slot {} is empty or holds an expert of another shape; export what was loaded there",
+                              slot.value));
+    }
+    auto plan = plan_bundle(layout, target.size());
+    if (!plan) return fail(plan.error());
+    if (auto exact = check_exact(*plan, layout.id, type_); !exact) return exact;
+    const auto expert = packed(layout.shape);
+    if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
+    runtime_->download(gpu_stream::load, staged_expert_.begin(), at(slot), expert.bytes());
+    if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
+    expert.unpack(*plan, staged_expert_.begin(), target.data());
+    return {};
+  }
+
+  void unload(slot_index slot) override {
+    if (slot.value < contents_.size()) contents_[slot.value] = {};
+  }
+
+  result<void> run(const batch& work, std::span<group_report> reports) override {
+    const auto started = std::chrono::steady_clock::now();
+    const auto is_held = [&](slot_index slot) { return holds(slot, work.shape); };
+    if (auto fine = check_batch(work, reports, is_held, type_, rows_); !fine) return fine;
+    for (auto& report : reports) report.weighted_norm_sum = 0;
+    const auto expert = packed(work.shape);
+    const pass_layout one(single_row(), expert, bytes_per_element(type_));
+    const auto assignments_max = std::max<std::size_t>(1, pass_bytes_max / one.scratch_bytes);
+    const auto rows_max = std::max<std::size_t>(1, pass_bytes_max / one.result_bytes);
+    for (const auto& pass : cut_into_passes(work, static_cast<std::uint32_t>(rows_.inputs.size()),
+                                            static_cast<std::uint32_t>(assignments_max),
+                                            static_cast<std::uint32_t>(rows_max))) {
+      if (auto done = run_pass(work, pass, expert, reports); !done) return done;
+    }
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
+    share_seconds(taken.count(), work, reports);
+    return {};
+  }
+
+ private:
+  struct slot_content {
+    bool loaded{};
+    model::expert_shape shape;
+  };
+
+  [[nodiscard]] packed_expert packed(const model::expert_shape& shape) const {
+    return packed_expert::of(shape, type_, panel_form::rows);
+  }
+  [[nodiscard]] std::byte* at(slot_index slot) const { return arena_ + slot.value * slot_bytes_; }
+  [[nodiscard]] bool holds(slot_index slot, const model::expert_shape& shape) const {
+    return slot.value < contents_.size() && contents_[slot.value].loaded && contents_[slot.value].shape == shape;
+  }
+  [[nodiscard]] result<void> no_such_slot(slot_index slot) const {
+    return fail(errc::invalid_request,
+                fmt::format("slot {} does not exist; this device has {} slots", slot.value, contents_.size()));
+  }
+  // A pass of one row and one assignment: what each more of them takes at most.
+  static gpu_pass single_row() {
+    return {.rows = 1, .row_of = {0}, .group_of = {0}, .weight = {0}, .first_of = {0, 1}, .by_row = {0}, .groups = {0}};
+  }
+
+  result<void> run_pass(const batch& work, const gpu_pass& pass, const packed_expert& expert,
+                        std::span<group_report> reports) {
+    const pass_layout layout(pass, expert, bytes_per_element(type_));
+    for (auto [memory, bytes] : {std::pair{&staged_input_, layout.input_bytes}, {&input_, layout.input_bytes},
+                                 {&staged_result_, layout.result_bytes}, {&result_, layout.result_bytes},
+                                 {&scratch_, layout.scratch_bytes}}) {
+      if (auto room = memory->reach(bytes); !room) return room;
+    }
+    stage(work, pass, layout, expert.shape.hidden * bytes_per_element(type_));
+    runtime_->upload(gpu_stream::compute, input_.begin(), staged_input_.begin(), layout.input_bytes);
+    if (pass.assignments() > 0) launch_products(work, pass, layout, expert);
+    launch_combine(pass, layout, expert);
+    runtime_->download(gpu_stream::compute, staged_result_.begin(), result_.begin(), layout.result_bytes);
+    if (auto done = runtime_->finish(gpu_stream::compute); !done) return done;
+    take_result(pass, layout, expert.shape.hidden * bytes_per_element(type_), reports);
+    return {};
+  }
+
+  // Everything that the device reads goes up in one piece.
+  void stage(const batch& work, const gpu_pass& pass, const pass_layout& layout, std::size_t row_bytes) {
+    auto* to = staged_input_.begin();
+    for (std::uint32_t r = 0; r < pass.rows; ++r) {
+      std::memcpy(to + layout.rows + r * row_bytes, rows_.inputs[pass.first_row + r], row_bytes);
+    }
+    for (std::size_t g = 0; g < pass.groups.size(); ++g) {
+      const std::byte* slot = at(work.groups[pass.groups[g]].slot);
+      std::memcpy(to + layout.slots + g * sizeof slot, &slot, sizeof slot);
+    }
+    const auto put = [&](std::size_t offset, const auto& list) {
+      if (!list.empty()) std::memcpy(to + offset, list.data(), list.size() * sizeof list[0]);
+    };
+    put(layout.row_of, pass.row_of);
+    put(layout.group_of, pass.group_of);
+    put(layout.by_row, pass.by_row);
+    put(layout.weight, pass.weight);
+    put(layout.first_of, pass.first_of);
+  }
+
+  template <class Element>
+  [[nodiscard]] const Element* input_at(std::size_t offset) const {
+    return reinterpret_cast<const Element*>(input_.begin() + offset);
+  }
+
+  void launch_products(const batch& work, const gpu_pass& pass, const pass_layout& layout,
+                       const packed_expert& expert) {
+    auto* scratch = scratch_.begin();
+    runtime_->gather({.type = type_,
+                      .rows = input_at<std::byte>(layout.rows),
+                      .row_of = input_at<std::uint32_t>(layout.row_of),
+                      .x = scratch + layout.x,
+                      .assignments = pass.assignments(),
+                      .hidden = expert.shape.hidden,
+                      .stride = expert.first.inputs()});
+    multiply(work, pass, 0, layout.x, layout.products, expert.first.inputs(), pass_layout::first_outputs(expert));
+    runtime_->activate({.type = type_,
+                        .act = expert.shape.act,
+                        .products = scratch + layout.products,
+                        .group_of = input_at<std::uint32_t>(layout.group_of),
+                        .slots = input_at<const std::byte*>(layout.slots),
+                        .h = scratch + layout.h,
+                        .assignments = pass.assignments(),
+                        .width = expert.shape.width,
+                        .first_outputs = pass_layout::first_outputs(expert),
+                        .stride = expert.second.inputs(),
+                        .has_bias = expert.shape.has_bias,
+                        .gate_bias_offset = expert.gate_bias_offset(),
+                        .up_bias_offset = expert.up_bias_offset()});
+    multiply(work, pass, expert.second_offset(0), layout.h, layout.y, expert.second.inputs(), expert.second.outputs());
+  }
+
+  void multiply(const batch& work, const gpu_pass& pass, std::size_t weights, std::size_t a, std::size_t c,
+                std::uint32_t inputs, std::uint32_t outputs) {
+    const auto element = bytes_per_element(type_);
+    products_.clear();
+    for (std::size_t g = 0; g < pass.groups.size(); ++g) {
+      const std::size_t begin = pass.begin_of[g];
+      products_.push_back({.weights = at(work.groups[pass.groups[g]].slot) + weights,
+                           .a = scratch_.begin() + a + begin * inputs * element,
+                           .c = scratch_.begin() + c + begin * outputs * element,
+                           .rows = pass.begin_of[g + 1] - pass.begin_of[g]});
+    }
+    runtime_->multiply({.type = type_, .groups = products_, .inputs = inputs, .outputs = outputs});
+  }
+
+  void launch_combine(const gpu_pass& pass, const pass_layout& layout, const packed_expert& expert) {
+    runtime_->combine({.type = type_,
+                       .y = scratch_.begin() + layout.y,
+                       .first_of = input_at<std::uint32_t>(layout.first_of),
+                       .by_row = input_at<std::uint32_t>(layout.by_row),
+                       .weight = input_at<float>(layout.weight),
+                       .group_of = input_at<std::uint32_t>(layout.group_of),
+                       .slots = input_at<const std::byte*>(layout.slots),
+                       .out = result_.begin() + layout.out,
+                       .norm = reinterpret_cast<float*>(result_.begin() + layout.norm),
+                       .rows = pass.rows,
+                       .assignments = pass.assignments(),
+                       .hidden = expert.shape.hidden,
+                       .stride = expert.second.outputs(),
+                       .has_bias = expert.shape.has_bias,
+                       .down_bias_offset = expert.down_bias_offset()});
+  }
+
+  void take_result(const gpu_pass& pass, const pass_layout& layout, std::size_t row_bytes,
+                   std::span<group_report> reports) {
+    const auto* from = staged_result_.begin();
+    for (std::uint32_t r = 0; r < pass.rows; ++r) {
+      std::memcpy(rows_.outputs[pass.first_row + r], from + layout.out + r * row_bytes, row_bytes);
+    }
+    for (std::uint32_t a = 0; a < pass.assignments(); ++a) {
+      float norm = 0;
+      std::memcpy(&norm, from + layout.norm + a * sizeof norm, sizeof norm);
+      reports[pass.groups[pass.group_of[a]]].weighted_norm_sum += norm;
+    }
+  }
+
+  std::unique_ptr<gpu_runtime> runtime_;
+  dtype type_;
+  std::byte* arena_{};
+  std::size_t slot_bytes_{};
+  std::vector<slot_content> contents_;
+  // Of one pass: on the device, and what is copied to and from it.
+  growing_memory input_{*runtime_, false}, result_{*runtime_, false}, scratch_{*runtime_, false};
+  growing_memory staged_input_{*runtime_, true}, staged_result_{*runtime_, true};
+  mutable growing_memory staged_expert_{*runtime_, true};  // of the thread that loads and exports
+  batch_rows rows_;
+  std::vector<product_group> products_;
+};
+
+}  // namespace
+
+result<std::unique_ptr<device>> make_gpu_device(std::unique_ptr<gpu_runtime> runtime, dtype type) {
+  if (type != dtype::f32 && type != dtype::bf16) {
+    return fail(errc::invalid_request,
+                fmt::format("a GPU computes in f32 or bf16, not in {}; use --dtype f32 or bf16", to_string(type)));
+  }
+  return std::make_unique<gpu_device>(std::move(runtime), type);
+}
+
+}  // namespace troupe::compute

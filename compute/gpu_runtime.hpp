@@ -1,0 +1,139 @@
+// What a GPU has to do for gpu_device, and nothing that knows what an expert host is. Implemented by the plug-in
+// libtroupe_cuda.so (compute/cuda) and, in plain loops, by the tests.
+//
+// Thread rule: the work of one stream comes from one thread at a time; `load` and `compute` may belong to two threads.
+// What is asked for runs in the order of its stream, later; buffers must live until `finish`, which reports the first
+// error since the last `finish` of that stream.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "common/error.hpp"
+#include "common/tensor.hpp"
+#include "model/description.hpp"
+
+namespace troupe::compute {
+
+enum class gpu_stream : std::uint8_t { compute, load };
+
+struct gpu_facts {
+  std::string name;         // "cuda:0"
+  std::string description;  // "NVIDIA H100, compute capability 9.0, CUDA 13.0"
+  std::uint64_t total_bytes{};
+  std::uint64_t free_bytes{};  // at the time of asking
+};
+
+// Pointers below are device memory unless they say host. `type` is f32 or bf16. A is the number of assignments: pairs
+// of a row and an expert, all of one expert side by side.
+
+// x[a] = rows[row_of[a]], zeros behind `hidden`.
+struct gather_work {
+  dtype type{dtype::bf16};
+  const std::byte* rows{};        // [R, hidden]
+  const std::uint32_t* row_of{};  // [A]
+  std::byte* x{};                 // [A, stride]
+  std::uint32_t assignments{};
+  std::uint32_t hidden{};
+  std::uint32_t stride{};
+};
+
+// c = a W^T for each group, f32 sums, c rounded to `type`.
+struct product_group {
+  const std::byte* weights{};  // [outputs, inputs]
+  const std::byte* a{};        // [rows, inputs]
+  std::byte* c{};              // [rows, outputs]
+  std::uint32_t rows{};        // at least 1
+};
+struct grouped_product {
+  dtype type{dtype::bf16};
+  std::span<const product_group> groups;  // host; copied before the call returns
+  std::uint32_t inputs{};
+  std::uint32_t outputs{};
+};
+
+// h[a] = act(products of a (+ biases)), zeros behind `width`.
+struct activation_work {
+  dtype type{dtype::bf16};
+  model::activation act{model::activation::swiglu};
+  const std::byte* products{};     // [A, first_outputs]: blocks of up to 64 outputs, gate and up in turn when gated
+  const std::uint32_t* group_of{};  // [A]
+  const std::byte* const* slots{};  // [G]: where each group's expert lies
+  std::byte* h{};                  // [A, stride]
+  std::uint32_t assignments{};
+  std::uint32_t width{};
+  std::uint32_t first_outputs{};
+  std::uint32_t stride{};
+  bool has_bias{};
+  std::uint64_t gate_bias_offset{};  // bytes from the slot's begin; f32
+  std::uint64_t up_bias_offset{};
+};
+
+// out[r] = sum over k in [first_of[r], first_of[r + 1]) of weight[a] * (y[a] + bias), a = by_row[k], in that order, in
+// f32; and norm[a] = |weight[a]| x euclidean norm of what is in the brackets.
+struct combine_work {
+  dtype type{dtype::bf16};
+  const std::byte* y{};             // [A, stride]
+  const std::uint32_t* first_of{};  // [R + 1]
+  const std::uint32_t* by_row{};    // [A]
+  const float* weight{};            // [A]
+  const std::uint32_t* group_of{};  // [A]
+  const std::byte* const* slots{};  // [G]
+  std::byte* out{};                 // [R, hidden]
+  float* norm{};                    // [A]
+  std::uint32_t rows{};
+  std::uint32_t assignments{};
+  std::uint32_t hidden{};
+  std::uint32_t stride{};
+  bool has_bias{};
+  std::uint64_t down_bias_offset{};
+};
+
+class gpu_runtime {
+ public:
+  virtual ~gpu_runtime() = default;
+  gpu_runtime(const gpu_runtime&) = delete;
+  gpu_runtime& operator=(const gpu_runtime&) = delete;
+
+  [[nodiscard]] virtual gpu_facts facts() const = 0;
+
+  // Device memory, aligned to 256 bytes. out_of_memory with what was asked for and what is free.
+  [[nodiscard]] virtual result<std::byte*> allocate(std::size_t bytes) = 0;
+  virtual void release(std::byte* memory) = 0;  // nullptr: nothing
+  // Host memory that the device reads and writes by itself (pinned).
+  [[nodiscard]] virtual result<std::byte*> allocate_host(std::size_t bytes) = 0;
+  virtual void release_host(std::byte* memory) = 0;
+
+  virtual void upload(gpu_stream stream, std::byte* device, const std::byte* host, std::size_t bytes) = 0;
+  virtual void download(gpu_stream stream, std::byte* host, const std::byte* device, std::size_t bytes) = 0;
+
+  // On the compute stream.
+  virtual void gather(const gather_work& work) = 0;
+  virtual void multiply(const grouped_product& work) = 0;
+  virtual void activate(const activation_work& work) = 0;
+  virtual void combine(const combine_work& work) = 0;
+
+  // Waits until the stream is empty. internal (or out_of_memory) with the device's own words.
+  [[nodiscard]] virtual result<void> finish(gpu_stream stream) = 0;
+
+ protected:
+  gpu_runtime() = default;
+};
+
+// Raised with every change of this header: a plug-in of another build is refused.
+inline constexpr std::uint32_t gpu_runtime_version = 1;
+
+// The plug-in's two functions, by these names.
+//   extern "C" std::uint32_t troupe_gpu_runtime_version();
+//   extern "C" void troupe_open_gpu_runtime(std::uint32_t index, result<std::unique_ptr<gpu_runtime>>* opened);
+using gpu_runtime_version_function = std::uint32_t (*)();
+using open_gpu_runtime_function = void (*)(std::uint32_t index, result<std::unique_ptr<gpu_runtime>>* opened);
+
+// Loads `plugin` (a file) and opens its device `index`. It stays loaded until the process ends. unavailable with the
+// reason: no such file, a library of CUDA is missing, another build, no driver, no such device.
+[[nodiscard]] result<std::unique_ptr<gpu_runtime>> open_gpu_runtime(const std::string& plugin, std::uint32_t index);
+
+}  // namespace troupe::compute
