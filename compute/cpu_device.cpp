@@ -24,6 +24,7 @@ class cpu_device final : public device {
                                        engine_.kernel().name(), engine_.threads(), engine_.threads() == 1 ? "" : "s"),
             .type = engine_.kernel().type(),
             .threads = engine_.threads(),
+            .free_bytes = std::nullopt,
             .scratch_bytes = engine_.scratch_bytes()};
   }
 

@@ -25,8 +25,8 @@ struct gpu_pass {
   [[nodiscard]] std::uint32_t assignments() const { return static_cast<std::uint32_t>(row_of.size()); }
 };
 
-// Cuts a batch of `rows` rows into passes of at most `assignments_max` assignments and `rows_max` rows; a row stays whole
-// (one with more assignments than that is a pass of its own). @pre rows of the groups are below `rows`
+// Cuts a batch of `rows` rows into passes of at most `assignments_max` assignments and `rows_max` rows; a row stays
+// whole (one with more assignments than that is a pass of its own). @pre rows of the groups are below `rows`
 [[nodiscard]] std::vector<gpu_pass> cut_into_passes(const batch& work, std::uint32_t rows,
                                                     std::uint32_t assignments_max, std::uint32_t rows_max);
 

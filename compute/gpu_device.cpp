@@ -69,7 +69,7 @@ class cutter {
 // Where the parts of one pass lie.
 struct pass_layout {
   std::size_t rows{}, slots{}, row_of{}, group_of{}, by_row{}, weight{}, first_of{}, input_bytes{};  // host -> device
-  std::size_t out{}, norm{}, result_bytes{};                                                     // device -> host
+  std::size_t out{}, norm{}, result_bytes{};                                                         // device -> host
   std::size_t x{}, products{}, h{}, y{}, scratch_bytes{};
 
   pass_layout(const gpu_pass& pass, const packed_expert& expert, std::size_t element) {
@@ -107,6 +107,7 @@ class gpu_device final : public device {
             .description = facts.description,
             .type = type_,
             .threads = 1,
+            .free_bytes = facts.free_bytes,
             .scratch_bytes = input_.bytes() + result_.bytes() + scratch_.bytes()};
   }
 
@@ -181,9 +182,9 @@ class gpu_device final : public device {
     const pass_layout one(single_row(), expert, bytes_per_element(type_));
     const auto assignments_max = std::max<std::size_t>(1, pass_bytes_max / one.scratch_bytes);
     const auto rows_max = std::max<std::size_t>(1, pass_bytes_max / one.result_bytes);
-    for (const auto& pass : cut_into_passes(work, static_cast<std::uint32_t>(rows_.inputs.size()),
-                                            static_cast<std::uint32_t>(assignments_max),
-                                            static_cast<std::uint32_t>(rows_max))) {
+    for (const auto& pass :
+         cut_into_passes(work, static_cast<std::uint32_t>(rows_.inputs.size()),
+                         static_cast<std::uint32_t>(assignments_max), static_cast<std::uint32_t>(rows_max))) {
       if (auto done = run_pass(work, pass, expert, reports); !done) return done;
     }
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
@@ -216,8 +217,10 @@ class gpu_device final : public device {
   result<void> run_pass(const batch& work, const gpu_pass& pass, const packed_expert& expert,
                         std::span<group_report> reports) {
     const pass_layout layout(pass, expert, bytes_per_element(type_));
-    for (auto [memory, bytes] : {std::pair{&staged_input_, layout.input_bytes}, {&input_, layout.input_bytes},
-                                 {&staged_result_, layout.result_bytes}, {&result_, layout.result_bytes},
+    for (auto [memory, bytes] : {std::pair{&staged_input_, layout.input_bytes},
+                                 {&input_, layout.input_bytes},
+                                 {&staged_result_, layout.result_bytes},
+                                 {&result_, layout.result_bytes},
                                  {&scratch_, layout.scratch_bytes}}) {
       if (auto room = memory->reach(bytes); !room) return room;
     }

@@ -59,10 +59,10 @@ struct grouped_product {
 struct activation_work {
   dtype type{dtype::bf16};
   model::activation act{model::activation::swiglu};
-  const std::byte* products{};     // [A, first_outputs]: blocks of up to 64 outputs, gate and up in turn when gated
+  const std::byte* products{};      // [A, first_outputs]: blocks of up to 64 outputs, gate and up in turn when gated
   const std::uint32_t* group_of{};  // [A]
   const std::byte* const* slots{};  // [G]: where each group's expert lies
-  std::byte* h{};                  // [A, stride]
+  std::byte* h{};                   // [A, stride]
   std::uint32_t assignments{};
   std::uint32_t width{};
   std::uint32_t first_outputs{};

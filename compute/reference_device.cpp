@@ -22,6 +22,7 @@ class reference_device final : public device {
             .description = fmt::format("{}, plain loops, f32 weights, 1 thread", processor_name()),
             .type = type_,
             .threads = 1,
+            .free_bytes = std::nullopt,
             .scratch_bytes = 0};
   }
 

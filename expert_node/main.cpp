@@ -1,9 +1,12 @@
 // troupe-expert: one expert node. Reads flags, starts the node, waits for a signal, stops it.
 #include <malloc.h>
 
+#include <charconv>
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include <fmt/format.h>
@@ -43,7 +46,7 @@ std::optional<int> parse(int argc, const char* const* argv, expert_flags& flags)
   daemon::add_daemon_flags(parser, flags.common, "expert-0");
   parser.add("--model", flags.model, "folder of the checkpoint; without it bundles come from other expert nodes");
   parser.add_choice("--dtype", flags.type, {"auto", "f32", "bf16"}, "what experts compute in; auto: as stored");
-  parser.add_choice("--device", flags.device, {"cpu", "reference"}, "cpu: oneDNN; reference: plain loops");
+  parser.add("--device", flags.device, "cpu: oneDNN; reference: plain loops; cuda:N: GPU N, through libtroupe_cuda.so");
   parser.add("--threads", flags.threads, "threads that compute");
   parser.add("--slots", flags.slots, "experts that fit on this node; 0: as --memory, or the whole model");
   parser.add("--memory", flags.memory, "bytes for slots, e.g. 40GiB");
@@ -55,6 +58,22 @@ std::optional<int> parse(int argc, const char* const* argv, expert_flags& flags)
   return parser.parse(argc, argv);
 }
 
+result<void> choose_device(const std::string& name, expert::node_options& options) {
+  if (name == "cpu" || name == "reference") {
+    options.device = name == "cpu" ? expert::device_kind::cpu : expert::device_kind::reference;
+    return {};
+  }
+  constexpr std::string_view prefix = "cuda:";
+  const auto* const end = name.data() + name.size();
+  if (!name.starts_with(prefix) || std::from_chars(name.data() + prefix.size(), end, options.device_index).ptr != end ||
+      name.size() == prefix.size()) {
+    return fail(errc::invalid_request, fmt::format("--device {}: use cpu, reference or cuda:N", name));
+  }
+  options.device = expert::device_kind::cuda;
+  options.plugin = std::filesystem::read_symlink("/proc/self/exe").replace_filename("libtroupe_cuda.so");
+  return {};
+}
+
 result<expert::node_options> to_options(const expert_flags& flags) {
   expert::node_options options;
   options.version = TROUPE_VERSION;
@@ -64,7 +83,7 @@ result<expert::node_options> to_options(const expert_flags& flags) {
   options.http = flags.common.http;
   if (!flags.model.empty()) options.model = flags.model;
   if (flags.type != "auto") options.type = flags.type == "f32" ? dtype::f32 : dtype::bf16;
-  options.device = flags.device == "cpu" ? expert::device_kind::cpu : expert::device_kind::reference;
+  if (auto fine = choose_device(flags.device, options); !fine) return fail(fine.error());
   options.threads = flags.threads;
   if (flags.slots != 0) options.slots = flags.slots;
   if (!flags.memory.empty()) {

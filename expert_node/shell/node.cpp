@@ -19,6 +19,7 @@
 #include "common/node/coordinator_link.hpp"
 #include "common/wire/address.hpp"
 #include "common/wire/shared_memory.hpp"
+#include "compute/gpu_runtime.hpp"
 #include "expert_node/shell/arena_plan.hpp"
 #include "expert_node/shell/coordinator_messages.hpp"
 #include "expert_node/shell/data_server.hpp"
@@ -46,6 +47,20 @@ constexpr milliseconds device_start_timeout = 120s;
 // Larger than that of every earlier process of this node, as long as the clock does not go back between them.
 incarnation_number incarnation_from_clock() {
   return {static_cast<std::uint64_t>(std::chrono::system_clock::now().time_since_epoch() / 1us)};
+}
+
+result<std::unique_ptr<compute::device>> make_device(const node_options& options, const compute::cpu_options& cpu) {
+  switch (options.device) {
+    case device_kind::cpu:
+      return compute::make_cpu_device(cpu);
+    case device_kind::reference:
+      return compute::make_reference_device(cpu);
+    case device_kind::cuda:
+      break;
+  }
+  auto runtime = compute::open_gpu_runtime(options.plugin.string(), options.device_index);
+  if (!runtime) return fail(runtime.error());
+  return compute::make_gpu_device(std::move(*runtime), cpu.type);
 }
 
 // What the system could give without swapping; 0 when it does not say.
@@ -190,11 +205,10 @@ result<void> expert_node::impl::open_keys() {
 result<void> expert_node::impl::start_host() {
   expert_host_settings settings;
   const compute::cpu_options device{choose_type(options_, checkpoint_.get()), options_.threads};
-  settings.make_device = [device, kind = options_.device] {
-    return kind == device_kind::cpu ? compute::make_cpu_device(device) : compute::make_reference_device(device);
-  };
+  settings.make_device = [this, device] { return make_device(options_, device); };
   settings.size_arena = [this](const compute::device& on) {
-    return plan_arena({options_.slots, options_.memory_bytes, available_memory_bytes()},
+    const auto available = on.info().free_bytes.value_or(available_memory_bytes());
+    return plan_arena({options_.slots, options_.memory_bytes, available},
                       checkpoint_ == nullptr ? nullptr : &checkpoint_->model(), on);
   };
   settings.probe = compute::run_probe;

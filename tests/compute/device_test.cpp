@@ -18,9 +18,14 @@ using model::activation;
 
 constexpr double tolerance_of(dtype type) { return type == dtype::f32 ? 2e-5 : 2e-2; }
 
-enum class kind { reference, cpu, gpu_loops };
+enum class kind { reference, cpu, gpu_loops, cuda };
 
+// nullptr: there is no GPU that could be used.
 std::unique_ptr<device> make_device(kind which, dtype type, std::uint32_t threads) {
+  if (which == kind::cuda) {
+    auto runtime = open_gpu_runtime(TROUPE_BINARY_DIR "/bin/libtroupe_cuda.so", 0);
+    return runtime ? *make_gpu_device(std::move(*runtime), type) : nullptr;
+  }
   if (which == kind::gpu_loops) return *make_gpu_device(make_loop_gpu(std::make_shared<loop_gpu_state>()), type);
   cpu_options options{.type = type, .threads = threads};
   auto made = which == kind::cpu ? make_cpu_device(options) : make_reference_device(options);
@@ -94,6 +99,7 @@ class device_shapes : public ::testing::TestWithParam<std::tuple<kind, dtype, sh
 TEST_P(device_shapes, agree_with_f64_at_any_row_count) {
   auto [which, type, c] = GetParam();
   auto d = make_device(which, type, 2);
+  if (!d) GTEST_SKIP() << "no GPU here, or no plug-in";
   auto experts = load_experts(*d, c.shape, 5, c.stored, c.form);
   for (std::uint32_t rows : {1U, 2U, 5U, 16U, 17U, 33U, 47U}) {
     SCOPED_TRACE(rows);
@@ -108,7 +114,7 @@ TEST_P(device_shapes, agree_with_f64_at_any_row_count) {
 }
 
 INSTANTIATE_TEST_SUITE_P(all, device_shapes,
-                         ::testing::Combine(::testing::Values(kind::reference, kind::cpu, kind::gpu_loops),
+                         ::testing::Combine(::testing::Values(kind::reference, kind::cpu, kind::gpu_loops, kind::cuda),
                                             ::testing::Values(dtype::f32, dtype::bf16),
                                             ::testing::ValuesIn(shape_cases)));
 

@@ -88,7 +88,8 @@ TEST_F(gpu_device, serves_on_after_a_failed_batch) {
   EXPECT_EQ(failed.error().code, errc::internal);
   ASSERT_TRUE(d->run(work.view(), work.reports));
   const auto expected = expected_row(work, {&sample, 1}, 3);
-  for (std::size_t c = 0; c < expected.size(); ++c) EXPECT_NEAR(work.outputs()[3 * small.hidden + c], expected[c], 1e-4);
+  for (std::size_t c = 0; c < expected.size(); ++c)
+    EXPECT_NEAR(work.outputs()[3 * small.hidden + c], expected[c], 1e-4);
 }
 
 TEST_F(gpu_device, gives_everything_back) {

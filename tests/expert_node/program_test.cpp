@@ -146,7 +146,8 @@ TEST_F(program_test, a_second_one_of_the_same_name_says_who_runs_already) {
 }
 
 TEST_F(program_test, usage_errors_end_with_2_and_name_the_flag) {
-  for (auto [flag, value] : {std::pair{"--memory", "lots"}, {"--dtype", "f16"}, {"--name", "Not Valid"}}) {
+  for (auto [flag, value] :
+       {std::pair{"--memory", "lots"}, {"--dtype", "f16"}, {"--name", "Not Valid"}, {"--device", "cuda:one"}}) {
     auto words = command(small_model);
     words.insert(words.end(), {flag, value});
     auto process = start(std::move(words));
@@ -154,6 +155,16 @@ TEST_F(program_test, usage_errors_end_with_2_and_name_the_flag) {
     EXPECT_EQ(process->exit_code(), 2) << flag;
     EXPECT_NE(errors().find(flag), std::string::npos) << errors();
   }
+}
+
+TEST_F(program_test, a_gpu_that_cannot_be_used_is_refused_with_the_reason) {
+  auto words = command(small_model);
+  words.insert(words.end(), {"--device", "cuda:99"});  // no machine has that many
+  auto process = start(std::move(words));
+  ASSERT_TRUE(eventually([&] { return process->exit_code() >= 0; }));
+  EXPECT_EQ(process->exit_code(), 1);
+  EXPECT_NE(errors().find("cuda:99 cannot be used: "), std::string::npos) << errors();
+  EXPECT_NE(errors().find("use --device cpu"), std::string::npos) << errors();
 }
 
 TEST_F(program_test, c14_a_folder_without_checkpoint_is_refused) {

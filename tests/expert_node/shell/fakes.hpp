@@ -31,7 +31,7 @@ class fake_device : public compute::device {
   }
   ~fake_device() override { log_->released_on = std::this_thread::get_id(); }
 
-  compute::device_info info() const override { return {"fake", "multiplies", dtype::f32, 1, 0}; }
+  compute::device_info info() const override { return {"fake", "multiplies", dtype::f32, 1, {}, 0}; }
   std::size_t slot_bytes(const model::expert_shape& shape) const override { return shape.hidden * 4; }
   result<void> reserve(std::uint32_t, std::size_t) override { return {}; }
   result<void> load(slot_index slot, const model::bundle_layout&, std::span<const std::byte> bundle) override {

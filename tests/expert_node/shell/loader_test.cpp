@@ -23,7 +23,7 @@ using wire::must;
 // Keeps whole bundles by slot.
 class storing_device : public compute::device {
  public:
-  compute::device_info info() const override { return {"fake", "stores", dtype::f32, 1, 0}; }
+  compute::device_info info() const override { return {"fake", "stores", dtype::f32, 1, {}, 0}; }
   std::size_t slot_bytes(const model::expert_shape& shape) const override {
     return std::size_t{4} * 3 * shape.hidden * shape.width;
   }
