@@ -74,6 +74,7 @@ void add_model_verbs(verb_registry& verbs);
 void add_keys_verbs(verb_registry& verbs);
 void add_text_verbs(verb_registry& verbs);  // generate, chat
 void add_bench_verbs(verb_registry& verbs);
+void add_simulate_verb(verb_registry& verbs);
 void add_generate_bench_verb(verb_registry& verbs, CLI::App& bench);
 
 // Adds an option whose value is a duration: "500ms", "90s", "2m", "1h"; a bare number means seconds.

@@ -232,6 +232,11 @@ inline constexpr std::uint32_t chat_template_value_height_max = 100;
 inline constexpr std::uint64_t chat_template_bytes_made_max = 256 * mib;
 inline constexpr std::size_t chat_template_output_bytes_max = 16 * mib;
 
+// -- simulation ----------------------------------------------------------------------------------------------------
+
+// Rows of a file with loads: 32 bytes each; 58 layers of 256 experts for 3,000 steps.
+inline constexpr std::size_t load_trace_rows_max = 50'000'000;
+
 // -- log ----------------------------------------------------------------------------------------------------------
 
 // Lines that wait for the disk; past it the oldest are dropped.

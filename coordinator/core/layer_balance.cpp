@@ -4,6 +4,11 @@
 #include <numeric>
 
 namespace troupe::coordinator {
+namespace {
+
+constexpr double load_min = 1e-200;  // of all experts: nothing to plan for, and its inverse would not be a number
+
+}  // namespace
 
 layer_balance::layer_balance(std::vector<load_node> nodes) : nodes_(std::move(nodes)) {
   std::vector<std::uint32_t> zones;
@@ -31,6 +36,7 @@ void layer_balance::begin(std::span<const double> loads, std::span<const std::ui
   total_ = std::accumulate(loads.begin(), loads.end(), 0.0);
   weight_.assign(loads.begin(), loads.end());
   weight_.push_back(0);
+  if (total_ < load_min) total_ = 0;
   if (total_ > 0) {
     for (auto& w : weight_) w *= speed_ / total_;
   }

@@ -1,0 +1,186 @@
+#include "cli/load_simulation.hpp"
+
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <initializer_list>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <set>
+#include <sstream>
+
+#include "cli/application.hpp"
+#include "cli/load_trace.hpp"
+
+namespace troupe::cli {
+namespace {
+
+using testing::HasSubstr;
+
+result<load_trace> parse(const std::string& text) {
+  std::istringstream csv{text};
+  return parse_load_trace(csv, "loads.csv");
+}
+
+TEST(load_trace, reads_columns_by_name_in_any_order) {
+  const auto trace =
+      parse("\xEF\xBB\xBFload, host ,expert,layer,step\r\n2.5,a,1,7,3\r\n\r\n1e3,b,0,7,0\r\n4,c,2,9,3\r\n");
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_EQ(trace->steps, (std::vector<std::uint32_t>{0, 3}));
+  EXPECT_EQ(trace->layers, (std::vector<std::uint32_t>{7, 9}));
+  EXPECT_EQ(trace->experts, (std::vector<std::uint32_t>{2, 3}));
+  std::vector<std::vector<std::vector<double>>> seen;
+  trace->each_step([&](std::uint32_t, const auto& loads) { seen.push_back(loads); });
+  using step = std::vector<std::vector<double>>;
+  EXPECT_EQ(seen, (std::vector<step>{{{1000, 0}, {0, 0, 0}}, {{0, 2.5}, {0, 0, 4}}}));
+}
+
+struct bad_file {
+  const char* text;
+  const char* message;
+};
+class load_trace_refusals : public testing::TestWithParam<bad_file> {};
+
+TEST_P(load_trace_refusals, name_the_line) {
+  const auto trace = parse(GetParam().text);
+  ASSERT_FALSE(trace);
+  EXPECT_EQ(trace.error().code, errc::invalid_request);
+  EXPECT_THAT(trace.error().message, HasSubstr(GetParam().message));
+}
+INSTANTIATE_TEST_SUITE_P(
+    files, load_trace_refusals,
+    testing::Values(bad_file{"", "loads.csv line 1: is empty"}, bad_file{"step,layer,expert,load\n", "line 1: no row"},
+                    bad_file{"step,layer,load\n0,0,1\n", "line 1: column 'expert' is missing"},
+                    bad_file{"step,layer,expert,load,load\n", "line 1: column 'load' is there twice"},
+                    bad_file{"step,layer,expert,load\n0,0,0,1\n0,0,1,-3\n", "line 3: load is '-3'"},
+                    bad_file{"step,layer,expert,load\n0,0,0,nan\n", "line 2: load is 'nan'"},
+                    bad_file{"step,layer,expert,load\n0,0,0,inf\n", "line 2: load is 'inf'"},
+                    bad_file{"step,layer,expert,load\n0,0,0,1e300\n", "line 2: load is '1e300'"},
+                    bad_file{"step,layer,expert,load\n0,0,0,\n", "line 2: load is ''"},
+                    bad_file{"step,layer,expert,load\n0,0,0,1 2\n", "line 2: load is '1 2'"},
+                    bad_file{"step,layer,expert,load\n0,0,0\n", "line 2: 3 columns"},
+                    bad_file{"step,layer,expert,load\n0,0,-1,2\n", "line 2: expert is '-1'"},
+                    bad_file{"step,layer,expert,load\n0,0,4096,2\n", "line 2: expert is '4096'"},
+                    bad_file{"step,layer,expert,load\n0,1024,0,2\n", "line 2: layer is '1024'"},
+                    bad_file{"step,layer,expert,load\n0.5,0,0,2\n", "line 2: step is '0.5'"},
+                    bad_file{"step,layer,expert,load\n0,0,1,2\n0,0,0,1\n\n0,0,1,3\n",
+                             "line 5: step 0 has expert 0/1 on line 2 already"}));
+
+// Three steps of two layers, each step's loads shaken from the first.
+std::string shaken_loads(std::uint32_t experts) {
+  std::mt19937_64 random{11};
+  std::string csv = "step,layer,expert,load\n";
+  for (int step = 0; step < 3; ++step) {
+    for (int layer = 0; layer < 2; ++layer) {
+      for (std::uint32_t e = 0; e < experts; ++e) {
+        const double shake = step == 0 ? 0 : static_cast<double>(random() % 1000) / 1000 - 0.5;
+        csv += fmt::format("{},{},{},{}\n", step, layer, e, std::pow(e + 1.0, -0.8) * std::exp(shake));
+      }
+    }
+  }
+  return csv;
+}
+
+TEST(load_simulation, compares_planners_step_by_step) {
+  const auto trace = parse(shaken_loads(64)).value();
+  load_simulation settings;
+  settings.node_slots.assign(8, 9);
+  settings.moves_max = 10;
+  const auto planned = simulate_loads(trace, settings, true).value();
+  settings.planner = planner_kind::keep;
+  const auto kept = simulate_loads(trace, settings, false).value();
+  settings.planner = planner_kind::eplb;
+  const auto published = simulate_loads(trace, settings, false).value();
+  ASSERT_EQ(planned.size(), 3U);
+  EXPECT_EQ(planned[0].moves_per_layer, 0);
+  for (std::size_t step = 1; step < 3; ++step) {
+    EXPECT_LE(planned[step].imbalance_max, 0.05);
+    EXPECT_GT(planned[step].moves_per_layer, 0);
+    EXPECT_LE(planned[step].moves_per_layer, 10);
+    EXPECT_EQ(planned[step].wasted_slots_per_layer, 0);
+    EXPECT_EQ(kept[step].moves_per_layer, 0);
+    EXPECT_GT(kept[step].imbalance_mean, planned[step].imbalance_mean);
+    EXPECT_GT(published[step].moves_per_layer, 2 * planned[step].moves_per_layer);
+    EXPECT_EQ(planned[step].expert_of_slot.size(), 2U);
+    EXPECT_TRUE(kept[step].expert_of_slot.empty());
+  }
+}
+
+class simulate_verb : public testing::Test {
+ protected:
+  struct outcome {
+    exit_code code{};
+    std::string out, err;
+  };
+  void SetUp() override {
+    std::string pattern = (std::filesystem::temp_directory_path() / "troupe-simulate-XXXXXX").string();
+    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    file_ = (folder_ / "loads.csv").string();
+    std::ofstream{file_} << shaken_loads(16);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  outcome simulate(std::initializer_list<const char*> more) {
+    std::vector<const char*> words{"troupe", "simulate", "--loads", file_.c_str()};
+    words.insert(words.end(), more);
+    testing::internal::CaptureStdout();
+    testing::internal::CaptureStderr();
+    const auto code = run_command_line(static_cast<int>(words.size()), words.data());
+    return {code, testing::internal::GetCapturedStdout(), testing::internal::GetCapturedStderr()};
+  }
+  std::filesystem::path folder_;
+  std::string file_;
+};
+
+TEST_F(simulate_verb, reports_each_step_as_json) {
+  const auto shown = simulate({"--nodes", "4", "--slots", "20", "--max-moves", "6", "-o", "json", "--show-placement"});
+  ASSERT_EQ(shown.code, exit_code::ok) << shown.err;
+  const auto document = nlohmann::json::parse(shown.out);
+  ASSERT_EQ(document.at("items").size(), 3U);
+  for (const auto& item : document.at("items")) {
+    EXPECT_LE(item.at("imbalance_mean"), item.at("imbalance_max"));
+    EXPECT_LE(item.at("moves_per_layer"), 6);
+    EXPECT_GE(item.at("plan_ms"), 0);
+    ASSERT_EQ(item.at("placement").size(), 2U);
+    for (const auto& layer : item.at("placement")) {
+      std::set<int> placed;
+      for (const auto& experts : layer.at("nodes")) placed.insert(experts.begin(), experts.end());
+      EXPECT_EQ(placed.size(), 16U);
+    }
+  }
+}
+
+TEST_F(simulate_verb, takes_every_planner_and_unequal_nodes) {
+  for (const char* planner : {"troupe", "eplb", "static"}) {
+    EXPECT_EQ(simulate({"--nodes", "4", "--slots", "20", "--planner", planner}).code, exit_code::ok) << planner;
+  }
+  EXPECT_EQ(simulate({"--nodes", "4", "--slots", "20", "--planner", "eplb-hierarchical"}).code, exit_code::ok);
+  EXPECT_EQ(simulate({"--node-slots", "9,4,5"}).code, exit_code::ok);
+  EXPECT_EQ(simulate({"--nodes", "3", "--slots", "19", "--zones", "2"}).code, exit_code::ok);
+}
+
+TEST_F(simulate_verb, refuses_bad_input_at_once) {
+  const auto few = simulate({"--nodes", "3", "--slots", "15"});
+  EXPECT_EQ(few.code, exit_code::failed);
+  EXPECT_THAT(few.err, HasSubstr("layer 0 has 16 experts and all nodes together have 15 slots"));
+  EXPECT_EQ(simulate({"--nodes", "3", "--slots", "20", "--planner", "eplb"}).code, exit_code::failed);
+  EXPECT_EQ(simulate({"--nodes", "3", "--slots", "20", "--planner", "magic"}).code, exit_code::usage);
+  EXPECT_EQ(simulate({"--node-slots", "9,9", "--nodes", "2"}).code, exit_code::usage);
+  EXPECT_EQ(simulate({"--node-slots", "9,0"}).code, exit_code::usage);
+  EXPECT_EQ(simulate({"--nodes", "4"}).code, exit_code::usage);
+  EXPECT_EQ(simulate({"--nodes", "4", "--slots", "20", "--max-moves", "-2"}).code, exit_code::usage);
+  std::ofstream{file_, std::ios::app} << "3,0,0,-1\n";
+  const auto negative = simulate({"--nodes", "4", "--slots", "20"});
+  EXPECT_EQ(negative.code, exit_code::failed);
+  EXPECT_THAT(negative.err, HasSubstr("loads.csv line 98: load is '-1'"));
+  std::filesystem::remove(file_);
+  EXPECT_EQ(simulate({"--nodes", "4", "--slots", "20"}).code, exit_code::failed);
+}
+
+}  // namespace
+}  // namespace troupe::cli
