@@ -79,6 +79,18 @@ inline constexpr std::chrono::milliseconds attempt_timeout_floor = 250ms;
 inline constexpr std::chrono::milliseconds attempt_timeout_default = 2s;
 // A host that did not answer in time is asked last for this long, unless something is heard of it.
 inline constexpr std::chrono::milliseconds suspect_host_for = 5s;
+// Calls that are sent to other hosts too: as a share of first calls, how many at once, and not before so long.
+inline constexpr double hedge_share_max = 0.05;
+inline constexpr double hedge_burst_max = 64;
+inline constexpr std::chrono::milliseconds hedge_after_min = 5ms;
+// Slow expert hosts (node_latency.hpp): how often they are looked for, over which time, and what counts at least.
+inline constexpr std::chrono::milliseconds node_pace_check_interval = 250ms;
+inline constexpr std::chrono::milliseconds node_pace_window = 2s;
+inline constexpr std::chrono::milliseconds node_slow_excess_min = 1ms;
+// One call that waits this long says enough about a host.
+inline constexpr std::chrono::milliseconds node_silence_telling = 500ms;
+// A host that gets less work than others is asked for one expert about this often (half to one and a half times).
+inline constexpr std::chrono::milliseconds node_probe_interval = 200ms;
 // A host that failed or refused a request is not asked again by it for min x 2^tries, at most max, with jitter of half.
 inline constexpr std::chrono::milliseconds retry_backoff_min = 20ms;
 inline constexpr std::chrono::milliseconds retry_backoff_max = 1s;
