@@ -48,8 +48,8 @@ class LocalCluster:
         return run_troupe("up", "--model", self.model, "--data-dir", self.data_dir, *self.options, "--detach", "-o", "json",
                           *extra)
 
-    def start(self):
-        done = self.up()
+    def start(self, *extra):
+        done = self.up(*extra)
         assert done.returncode == 0, f"troupe up failed ({done.returncode}): {done.stderr}\n{self.logs()}"
         self.ready = json.loads(done.stdout)
 
@@ -100,8 +100,8 @@ class LocalCluster:
         wait_until(lambda: not is_alive(pid), 10, f"{name} is gone")
 
     def start_missing(self):
-        """troupe up again: starts what does not run."""
-        self.start()
+        """troupe up again: starts what does not run. One that died often is left out for a minute (faults.md P8)."""
+        self.start("--timeout", "120s")
 
     # -- talking to it --------------------------------------------------------------------------------------------
 
