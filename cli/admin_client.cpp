@@ -52,6 +52,7 @@ struct admin_client::state {
   std::string coordinator;  // its address, for errors
 
   [[nodiscard]] result<proto::AdminReply> exchange(proto::AdminRequest& request);
+  [[nodiscard]] result<json> ask_for_document(proto::AdminRequest& request);
   [[nodiscard]] result<proto::AdminReply> wait_for_reply(const std::string& command_id);
   [[nodiscard]] error no_answer() const {
     return {errc::unavailable,
@@ -76,6 +77,15 @@ result<proto::AdminReply> admin_client::state::exchange(proto::AdminRequest& req
     return fail(static_cast<errc>(reply->error().code()), reply->error().message());
   }
   return reply;
+}
+
+result<json> admin_client::state::ask_for_document(proto::AdminRequest& request) {
+  auto reply = exchange(request);
+  if (!reply) return fail(reply.error());
+  auto document = json::parse(reply->json().empty() ? "{}" : reply->json(), nullptr, false);
+  if (document.is_discarded())
+    return fail(errc::corrupt, "the coordinator's answer is not JSON; are both of one version?");
+  return document;
 }
 
 result<proto::AdminReply> admin_client::state::wait_for_reply(const std::string& command_id) {
@@ -125,12 +135,7 @@ result<json> admin_client::ask(const query& what) {
   body.set_layer(what.layer);
   body.set_node(what.node);
   body.set_events_after(what.events_after);
-  auto reply = state_->exchange(request);
-  if (!reply) return fail(reply.error());
-  auto document = json::parse(reply->json(), nullptr, false);
-  if (document.is_discarded())
-    return fail(errc::corrupt, "the coordinator's answer is not JSON; are both of one version?");
-  return document;
+  return state_->ask_for_document(request);
 }
 
 result<json> admin_client::act(node_action action, const std::string& node, bool dry_run, bool force) {
@@ -150,12 +155,40 @@ result<json> admin_client::act(node_action action, const std::string& node, bool
       request.mutable_remove()->set_force(force);
       break;
   }
-  auto reply = state_->exchange(request);
-  if (!reply) return fail(reply.error());
-  auto document = json::parse(reply->json().empty() ? "{}" : reply->json(), nullptr, false);
-  if (document.is_discarded())
-    return fail(errc::corrupt, "the coordinator's answer is not JSON; are both of one version?");
-  return document;
+  return state_->ask_for_document(request);
+}
+
+result<json> admin_client::act(const expert_command& command) {
+  proto::AdminRequest request;
+  const auto fill = [&](auto& body) {
+    body.set_layer(command.expert.layer.value);
+    body.set_expert(command.expert.index);
+    body.set_dry_run(command.dry_run);
+  };
+  switch (command.action) {
+    case expert_action::migrate:
+      fill(*request.mutable_migrate());
+      request.mutable_migrate()->set_to(command.to);
+      request.mutable_migrate()->set_from(command.from);
+      break;
+    case expert_action::replicate:
+      fill(*request.mutable_replicate());
+      request.mutable_replicate()->set_count(command.count);
+      break;
+    case expert_action::pin:
+    case expert_action::unpin:
+      fill(*request.mutable_pin());
+      request.mutable_pin()->set_pinned(command.action == expert_action::pin);
+      break;
+  }
+  return state_->ask_for_document(request);
+}
+
+result<json> admin_client::cancel(const std::string& operation, bool dry_run) {
+  proto::AdminRequest request;
+  request.mutable_cancel()->set_operation(operation);
+  request.mutable_cancel()->set_dry_run(dry_run);
+  return state_->ask_for_document(request);
 }
 
 }  // namespace troupe::cli

@@ -10,10 +10,11 @@
 #include "cli/context.hpp"
 #include "cli/render.hpp"
 #include "common/error.hpp"
+#include "common/ids.hpp"
 
 namespace troupe::cli {
 
-enum class query_kind : int { status = 1, nodes = 2, experts = 3, events = 4 };
+enum class query_kind : int { status = 1, nodes = 2, experts = 3, events = 4, operations = 5 };
 
 struct query {
   query_kind kind{query_kind::status};
@@ -23,6 +24,16 @@ struct query {
 };
 
 enum class node_action { drain, undrain, remove };
+
+enum class expert_action { migrate, replicate, pin, unpin };
+struct expert_command {
+  expert_action action{expert_action::migrate};
+  expert_id expert;
+  std::string to{};       // migrate: the node
+  std::string from{};     // migrate: the node whose replica is given up; empty: the coordinator chooses
+  std::uint32_t count{};  // replicate
+  bool dry_run{};
+};
 
 class admin_client {
  public:
@@ -38,6 +49,8 @@ class admin_client {
   [[nodiscard]] result<json> ask(const query& what);
   // Durable when it returns. conflict, not_found as the coordinator says; `force` only matters for remove.
   [[nodiscard]] result<json> act(node_action action, const std::string& node, bool dry_run, bool force = false);
+  [[nodiscard]] result<json> act(const expert_command& command);
+  [[nodiscard]] result<json> cancel(const std::string& operation, bool dry_run);
 
  private:
   struct state;

@@ -47,7 +47,10 @@ result<json> fetch_from_router(const session& s, const query& what) {
 result<json> fetch_document(const session& s, const query& what) {
   auto coordinator = s.coordinator();
   auto answer = coordinator ? coordinator->ask(what) : result<json>{fail(coordinator.error())};
-  if (answer || answer.error().code != errc::unavailable || what.kind == query_kind::events) return answer;
+  if (answer || answer.error().code != errc::unavailable || what.kind == query_kind::events ||
+      what.kind == query_kind::operations) {
+    return answer;
+  }
   auto known = fetch_from_router(s, what);
   if (!known) return answer;
   print_note(fmt::format("note: {}; this is what a router knows", answer.error().message));

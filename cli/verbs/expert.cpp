@@ -1,4 +1,4 @@
-// troupe expert list and show.
+// troupe expert list, show, migrate, replicate, pin and unpin.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -7,6 +7,7 @@
 
 #include "cli/application.hpp"
 #include "cli/documents.hpp"
+#include "cli/operations.hpp"
 #include "cli/suggest.hpp"
 #include "cli/terminal.hpp"
 #include "common/ids.hpp"
@@ -25,6 +26,7 @@ view expert_view(bool one) {
                       {"TOKENS", "tokens_total", cell::count},
                       {"SHARE", "share", cell::share},
                       {"PINNED", "pinned", cell::text, !one},
+                      {"OPERATION", "operation", cell::text, !one},
                       {"LAST USED", "last_used", cell::text, !one},
                       {"DIGEST", "digest", cell::text, !one}},
           .name = "{layer}/{expert}",
@@ -63,12 +65,14 @@ result<exit_code> list(const session& s, const std::string& layer) {
   return exit_code::ok;
 }
 
+exit_code not_an_expert(const std::string& name) {
+  print_error(fmt::format("'{}' is not an expert; write LAYER/EXPERT, e.g. 3/17 or encoder.1/4", printable(name)));
+  return exit_code::usage;
+}
+
 result<exit_code> show(const session& s, const std::string& name) {
   const auto wanted = parse_expert(name);
-  if (!wanted) {
-    print_error(fmt::format("'{}' is not an expert; write LAYER/EXPERT, e.g. 3/17 or encoder.1/4", printable(name)));
-    return exit_code::usage;
-  }
+  if (!wanted) return not_an_expert(name);
   const auto experts = fetch_document(s, {query_kind::experts});
   if (!experts) return fail(experts.error());
   for (const auto& item : experts->at("items")) {
@@ -78,6 +82,24 @@ result<exit_code> show(const session& s, const std::string& name) {
     }
   }
   return fail(unknown_expert(*wanted, experts->at("items")));
+}
+
+struct change_request {
+  std::string name;
+  expert_command command;
+  std::chrono::milliseconds timeout{std::chrono::minutes{10}};
+};
+
+result<exit_code> change(const session& s, change_request request) {
+  const auto wanted = parse_expert(request.name);
+  if (!wanted) return not_an_expert(request.name);
+  request.command.expert = *wanted;
+  request.command.dry_run = s.options().dry_run;
+  auto coordinator = s.coordinator();
+  if (!coordinator) return fail(coordinator.error());
+  const auto answer = coordinator->act(request.command);
+  if (!answer) return fail(answer.error());
+  return finish_operation(s, *coordinator, *answer, request.timeout);
 }
 
 }  // namespace
@@ -93,6 +115,30 @@ void add_expert_verbs(verb_registry& verbs) {
   auto& showing = verbs.verb(noun, "show", "One expert.", "  troupe expert show 3/17",
                              [name](const session& s) { return show(s, *name); });
   showing.add_option("expert", *name, "LAYER/EXPERT")->required()->type_name("L/E");
+
+  const auto changing = [&](const std::string& verb, const std::string& help, const std::string& examples,
+                            expert_action action) -> std::pair<CLI::App&, std::shared_ptr<change_request>> {
+    auto request = std::make_shared<change_request>();
+    request->command.action = action;
+    auto& made = verbs.verb(noun, verb, help, examples, [request](const session& s) { return change(s, *request); });
+    made.add_option("expert", request->name, "LAYER/EXPERT")->required()->type_name("L/E");
+    add_duration(made, "--timeout", request->timeout, "how long to wait [10m]");
+    return {made, request};
+  };
+  auto [migrating, migration] =
+      changing("migrate", "Move an expert to another node, without a failed request.",
+               "  troupe expert migrate 3/17 --to expert-1\n  troupe expert migrate 3/17 --to expert-1 --dry-run",
+               expert_action::migrate);
+  migrating.add_option("--to", migration->command.to, "the node that gets it")->required()->type_name("NODE");
+  migrating.add_option("--from", migration->command.from, "whose replica is given up [the fullest node's]")
+      ->type_name("NODE");
+  auto [replicating, replication] = changing("replicate", "How many replicas an expert has.",
+                                             "  troupe expert replicate 3/17 --count 2", expert_action::replicate);
+  replicating.add_option("--count", replication->command.count, "replicas, at most one per node")->required();
+  changing("pin", "Keep an expert where it is: nothing moves it but the loss or the drain of its node.",
+           "  troupe expert pin 3/17", expert_action::pin);
+  changing("unpin", "Let the planner move an expert again, also one that was migrated.", "  troupe expert unpin 3/17",
+           expert_action::unpin);
 }
 
 }  // namespace troupe::cli

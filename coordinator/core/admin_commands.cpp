@@ -6,7 +6,9 @@
 #include <fmt/ranges.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/membership.hpp"
+#include "coordinator/core/operations.hpp"
 #include "coordinator/core/reconciler.hpp"
 
 namespace troupe::coordinator::admin_commands {
@@ -45,7 +47,7 @@ capacity capacity_without(const cluster_state& state, const node_id& leaving) {
     ++c.nodes;
     c.slots += std::min<std::uint64_t>(node.facts.slots_total, experts);
   }
-  c.needed = experts * std::min<std::uint64_t>(state.settings.replication, c.nodes);
+  for (const auto& expert : state.experts) c.needed += std::min<std::uint64_t>(wanted_replicas(state, expert), c.nodes);
   return c;
 }
 
@@ -77,10 +79,9 @@ result<command_outcome> check_drain(const cluster_state& state, const drain_node
   }
   if (c.slots < c.needed) {
     return fail(errc::conflict,
-                fmt::format("the other {} nodes have {} usable slots, but {} experts with {} replicas need {}; add a "
+                fmt::format("the other {} nodes have {} usable slots, but the replicas of {} experts need {}; add a "
                             "node or slots first",
-                            c.nodes, c.slots, state.experts.size(),
-                            c.needed / std::max<std::size_t>(state.experts.size(), 1), c.needed));
+                            c.nodes, c.slots, state.experts.size(), c.needed));
   }
   outcome.message = fmt::format("{} replicas move to {} other nodes", used_slots(node), c.nodes);
   if (c.nodes < state.settings.replication) {
@@ -132,18 +133,6 @@ result<command_outcome> check_remove(const cluster_state& state, const remove_no
   return outcome;
 }
 
-result<command_outcome> check(const cluster_state& state, const admin_command& command) {
-  return std::visit(overloaded{
-                        [&](const drain_node& what) { return check_drain(state, what); },
-                        [&](const undrain_node& what) { return check_undrain(state, what); },
-                        [&](const remove_node& what) { return check_remove(state, what); },
-                        [&](const stop_cluster&) -> result<command_outcome> {
-                          return command_outcome{"", "stop", {}, "done", "the cluster is being stopped", 0};
-                        },
-                    },
-                    command.what);
-}
-
 bool is_dry_run(const admin_command& command) {
   return std::visit(
       overloaded{[](const stop_cluster&) { return false; }, [](const auto& what) { return what.dry_run; }},
@@ -175,6 +164,82 @@ std::optional<store_record> node_change(const cluster_state& state, const admin_
   changed.operation = outcome.operation;
   changed.removed = remove != nullptr;
   return changed;
+}
+
+// An operation of this node that is under way; nullptr: none.
+const operation_record* running_drain(const cluster_state& state, const node_id& name) {
+  for (const auto& [number, operation] : state.operations) {
+    bool is_it = operation.state == operation_state::running && operation.kind == operation_kind::drain &&
+                 operation.node == name;
+    if (is_it) return &operation;
+  }
+  return nullptr;
+}
+
+result<decision> with_node_change(const cluster_state& state, const admin_command& command,
+                                  result<command_outcome> outcome) {
+  if (!outcome) return fail(outcome.error());
+  decision d{*std::move(outcome), {}};
+  const auto* drain = std::get_if<drain_node>(&command.what);
+  if (drain != nullptr && d.outcome.operation.empty()) {
+    operation_record operation;
+    operation.number = state.last_operation + 1;
+    operation.kind = operation_kind::drain;
+    operation.node = drain->node;
+    d.outcome.operation = operation_name(operation.number);
+    d.records.emplace_back(std::move(operation));
+  }
+  const auto* undrain = std::get_if<undrain_node>(&command.what);
+  if (const auto* under_way = undrain != nullptr ? running_drain(state, undrain->node) : nullptr) {
+    d.records = operations::ended(state, *under_way, operation_state::cancelled, "the node was given work again");
+  }
+  if (auto change = node_change(state, command, d.outcome)) d.records.push_back(std::move(*change));
+  return d;
+}
+
+// A drain is cancelled by giving the node work again: `command` becomes that.
+result<decision> decide_cancel(const cluster_state& state, admin_command& command) {
+  auto what = std::get<cancel_operation>(command.what);
+  auto operation = expert_commands::find_operation(state, what.operation);
+  if (!operation) return fail(operation.error());
+  if (operations::is_in_flight(state, (*operation)->number)) {
+    return fail(errc::in_progress, fmt::format("a change of {} is being written; repeat it", what.operation));
+  }
+  bool is_drain = (*operation)->kind == operation_kind::drain && (*operation)->state == operation_state::running;
+  if (!is_drain) return expert_commands::check_cancel(**operation);
+  undrain_node undrain{(*operation)->node, what.dry_run};
+  command.what = undrain;
+  auto d = with_node_change(state, command, check_undrain(state, undrain));
+  if (!d) return d;
+  d->outcome.verb = "cancel";
+  d->outcome.operation = what.operation;
+  return d;
+}
+
+result<decision> decide(const cluster_state& state, admin_command& command) {
+  return std::visit(
+      overloaded{
+          [&](const drain_node& what) { return with_node_change(state, command, check_drain(state, what)); },
+          [&](const undrain_node& what) { return with_node_change(state, command, check_undrain(state, what)); },
+          [&](const remove_node& what) { return with_node_change(state, command, check_remove(state, what)); },
+          [&](const stop_cluster&) -> result<decision> {
+            return decision{{"", "stop", {}, "done", "the cluster is being stopped", 0}};
+          },
+          [&](const cancel_operation&) { return decide_cancel(state, command); },
+          [&](const auto& what) { return expert_commands::check(state, what); },
+      },
+      command.what);
+}
+
+// Who asked, and when, for people who look at it later; and the number is taken.
+void sign(cluster_state& state, decision& d, const admin_command& command) {
+  for (auto& record : d.records) {
+    auto* operation = std::get_if<operation_record>(&record);
+    if (operation == nullptr || operation->number <= state.last_operation) continue;
+    operation->who = command.who;
+    operation->since_unix_ms = command.at_unix_ms;
+    state.last_operation = operation->number;
+  }
 }
 
 void remove_now(cluster_state& state, const node_id& name) {
@@ -214,13 +279,15 @@ void carry_out(cluster_state& state, const admin_command& command, const command
                    state.stopping = true;
                    state.tell(severity::warning, "cluster_stopping", state.settings.cluster_id, outcome.message);
                  },
+                 [](const auto&) {},  // all of it is in the records: operations::committed
              },
              command.what);
 }
 
 }  // namespace
 
-void handle(cluster_state& state, const admin_command& command) {
+void handle(cluster_state& state, const admin_command& asked) {
+  auto command = asked;
   if (command.command_id.empty() || command.command_id.size() > 64) {
     return reply(state, command, fail(errc::invalid_request, "command_id must have 1 to 64 characters; send a UUID"));
   }
@@ -236,27 +303,28 @@ void handle(cluster_state& state, const admin_command& command) {
     }
   }
   if (!state.term_durable) return reply(state, command, fail(errc::unavailable, "the coordinator is starting; repeat"));
-  auto outcome = check(state, command);
-  if (!outcome) return reply(state, command, std::move(outcome));
+  auto decided = decide(state, command);
+  if (!decided) return reply(state, command, fail(decided.error()));
+  auto& outcome = decided->outcome;
   if (is_dry_run(command)) {
-    outcome->state = "dry_run";
+    outcome.state = "dry_run";
+    outcome.operation.clear();
     return reply(state, command, std::move(outcome));
   }
   if (state.alarm) return reply(state, command, fail(errc::no_space, state.alarm->message));
 
-  bool starts_operation = std::holds_alternative<drain_node>(command.what) && outcome->operation.empty();
-  if (starts_operation) outcome->operation = fmt::format("op-{}-{}", state.term.value, ++state.last_operation);
+  sign(state, *decided, command);
   persist_in_flight then;
   then.command = command;
-  then.outcome = *outcome;
+  then.outcome = outcome;
   then.command_number = ++state.last_command_number;
-  std::vector<store_record> records{command_record{command.command_id, then.command_number, *outcome}};
-  if (auto change = node_change(state, command, *outcome)) records.push_back(std::move(*change));
+  auto records = std::move(decided->records);
+  records.emplace_back(command_record{command.command_id, then.command_number, outcome});
   if (state.commands.size() >= limits::admin_commands_kept_max) {
     auto oldest = std::ranges::min_element(state.commands, {}, [](const auto& item) { return item.second.number; });
     records.emplace_back(command_erased{oldest->first});
   }
-  reply(state, command, *outcome);
+  reply(state, command, outcome);
   state.persist(std::move(records), std::move(then));
 }
 

@@ -1,5 +1,5 @@
-// What operators ask for: drain, undrain, remove, stop. A command is checked, written to disk, carried out and then
-// acknowledged; the same command id again gets the same answer.
+// What operators ask for: drain, undrain, remove, stop, and by expert_commands one expert. A command is checked,
+// written to disk, carried out and then acknowledged; the same command id again gets the same answer.
 #pragma once
 
 #include "coordinator/core/cluster_state.hpp"

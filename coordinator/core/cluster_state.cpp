@@ -46,6 +46,10 @@ void cluster_state::persist(std::vector<store_record> records, persist_in_flight
   in_flight[out.ticket].push_back(std::move(then));
 }
 
+std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert) {
+  return expert.wish.replicas.value_or(state.settings.replication);
+}
+
 bool is_serving(const node_entry& node) {
   return !node.removed &&
          (std::holds_alternative<node_serving>(node.life) || std::holds_alternative<node_suspect>(node.life) ||

@@ -173,6 +173,7 @@ struct expert_entry {
   weights_version version{1};
   std::optional<sha256_digest> digest;
   expert_life life;
+  expert_wish wish;             // operators'; on disk
   std::vector<node_id> wanted;  // by the newest plan
   std::string last_failure;     // newest failed load; empty: none since it was last verified
 };
@@ -191,6 +192,7 @@ struct persist_in_flight {
   std::optional<admin_command> command;    // is carried out
   std::optional<command_outcome> outcome;
   std::uint64_t command_number{};
+  bool rewrites_operations{};  // holds all wishes and operations
 };
 
 struct cluster_state {
@@ -214,8 +216,12 @@ struct cluster_state {
 
   std::map<std::string, command_entry> commands;
   std::uint64_t last_command_number{};
-  std::uint64_t last_order{};  // numbers loads and frees
+  std::uint64_t last_order{};                            // numbers loads and frees
+  std::map<std::uint64_t, operation_record> operations;  // by number; on disk
   std::uint64_t last_operation{};
+  std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;  // since the start
+  bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
+  std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
   bool placed{};   // the first placement has begun: enough nodes are there
   bool settled{};  // and has ended: from now on every change is a repair
@@ -243,5 +249,8 @@ struct cluster_state {
   // Puts `records` into the output; `then` is kept until the result comes back.
   void persist(std::vector<store_record> records, persist_in_flight then);
 };
+
+// How many replicas of the expert there should be.
+[[nodiscard]] std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert);
 
 }  // namespace troupe::coordinator

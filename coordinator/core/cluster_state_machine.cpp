@@ -9,6 +9,7 @@
 #include "coordinator/core/admin_commands.hpp"
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/membership.hpp"
+#include "coordinator/core/operations.hpp"
 #include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
 
@@ -100,6 +101,13 @@ void cluster_state_machine::restore(const durable_state& durable) {
     state.commands[record.command_id] = {record.number, record.outcome};
     state.last_command_number = std::max(state.last_command_number, record.number);
   }
+  for (const auto& record : durable.wishes) {
+    if (auto* expert = state.find(record.expert)) expert->wish = record.wish;
+  }
+  for (const auto& record : durable.operations) {
+    state.operations[record.number] = record;
+    state.last_operation = std::max(state.last_operation, record.number);
+  }
   for (auto& [name, node] : state.nodes) {
     if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());
   }
@@ -148,6 +156,7 @@ void cluster_state_machine::on_persist_result(const persist_result& result) {
     for (auto& [name, row] : state.durable_nodes) row.operation = "unknown";
     std::ranges::fill(state.durable_experts, expert_record{});
     for (const auto& part : found.mapped()) {
+      operations::not_written(state, part);
       if (part.command) admin_commands::rejected(state, part, *result.failure);
     }
     if (!state.term_durable) {
@@ -163,6 +172,7 @@ void cluster_state_machine::on_persist_result(const persist_result& result) {
   for (const auto& part : found.mapped()) {
     publisher::committed(state, part);
     if (part.command) admin_commands::committed(state, part);
+    operations::committed(state, part);
   }
   state.dirty = true;
 }

@@ -114,11 +114,35 @@ struct remove_node {
   bool force{};
 };
 struct stop_cluster {};
+struct migrate_expert {
+  expert_id expert;
+  node_id to;
+  std::optional<node_id> from;  // which replica is given up; none: the one on the fullest node
+  bool dry_run{};
+};
+struct replicate_expert {
+  expert_id expert;
+  std::uint32_t count{};
+  bool dry_run{};
+};
+struct pin_expert {
+  expert_id expert;
+  bool pinned{true};  // false: the planner may move it again, also off nodes that an operator chose
+  bool dry_run{};
+};
+struct cancel_operation {
+  std::string operation;  // "op-7"
+  bool dry_run{};
+};
 
 struct admin_command {
   std::string peer;
   std::string command_id;  // the same id again returns the same answer and does nothing twice
-  std::variant<drain_node, undrain_node, remove_node, stop_cluster> what;
+  std::variant<drain_node, undrain_node, remove_node, stop_cluster, migrate_expert, replicate_expert, pin_expert,
+               cancel_operation>
+      what;
+  std::string who{};          // the key's user, or the admin socket
+  std::int64_t at_unix_ms{};  // wall clock: for people only
 };
 
 // -- the store ----------------------------------------------------------------------------------------------------

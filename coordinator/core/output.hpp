@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <variant>
 #include <vector>
 
@@ -52,14 +53,55 @@ struct expert_record {
   friend bool operator==(const expert_record&, const expert_record&) = default;
 };
 
+// What operators want of one expert. Empty: what the cluster's settings and the planner say.
+struct expert_wish {
+  std::optional<std::uint32_t> replicas;  // instead of the cluster's replication
+  std::vector<node_id> nodes;             // where replicas are to be while these nodes take work, the first ones first
+  bool pinned{};                          // migrate is refused until unpin
+  [[nodiscard]] bool empty() const { return !replicas && nodes.empty() && !pinned; }
+  friend bool operator==(const expert_wish&, const expert_wish&) = default;
+};
+
+struct wish_record {
+  expert_id expert;
+  expert_wish wish;
+};
+
+enum class operation_kind : std::uint8_t { migrate, replicate, drain };
+enum class operation_state : std::uint8_t { running, done, failed, cancelled, rolled_back };
+[[nodiscard]] std::string_view to_string(operation_kind kind);
+[[nodiscard]] std::string_view to_string(operation_state state);
+
+// Something that an operator started and that goes on in the background. What it changed is a wish (or a node's drain);
+// how far it is is seen in the slots (operations.hpp), never kept here.
+struct operation_record {
+  std::uint64_t number{};  // people see "op-N"
+  operation_kind kind{operation_kind::migrate};
+  operation_state state{operation_state::running};
+  expert_id expert;                 // migrate, replicate
+  node_id node;                     // migrate: the target; drain: the node
+  std::vector<node_id> from;        // where the expert's replicas were at the start
+  std::uint32_t replicas_before{};  // how many were wanted at the start
+  std::uint32_t replicas_after{};   // how many are wanted at the end
+  expert_wish before;               // the wish that a cancelled or failed one goes back to
+  bool cancelling{};                // on its way back
+  std::string who;
+  std::int64_t since_unix_ms{};
+  std::string reason;  // why it failed, was cancelled or was rolled back
+  friend bool operator==(const operation_record&, const operation_record&) = default;
+};
+[[nodiscard]] std::string operation_name(std::uint64_t number);
+
 // What an operator's command came to. Also the answer to the same command id later.
 struct command_outcome {
   std::string operation;  // id of what goes on in the background; empty: done already
-  std::string verb;       // "drain", "undrain", "remove", "stop"
+  std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "cancel"
   node_id node;
   std::string state;    // "running", "done", "dry_run"
   std::string message;  // one line for a person
   std::uint32_t replicas_to_move{};
+  std::string expert{};           // "3/7"; empty: no command on an expert
+  std::uint64_t bytes_to_move{};  // bytes that are copied over the network or read from disk
   friend bool operator==(const command_outcome&, const command_outcome&) = default;
 };
 
@@ -75,9 +117,12 @@ struct node_erased {
 struct command_erased {
   std::string command_id;
 };
+struct operation_erased {
+  std::uint64_t number{};
+};
 
-using store_record =
-    std::variant<cluster_record, node_record, node_erased, expert_record, command_record, command_erased>;
+using store_record = std::variant<cluster_record, node_record, node_erased, expert_record, command_record,
+                                  command_erased, wish_record, operation_record, operation_erased>;
 
 // All records, as the store gives them back at start.
 struct durable_state {
@@ -85,6 +130,8 @@ struct durable_state {
   std::vector<node_record> nodes;
   std::vector<expert_record> experts;
   std::vector<command_record> commands;
+  std::vector<wish_record> wishes;
+  std::vector<operation_record> operations;
 };
 
 // -- messages to nodes ----------------------------------------------------------------------------------------------

@@ -20,9 +20,12 @@ class planner {
 
   placement_plan run() {
     keep();
-    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) trim(e);
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      add_chosen(e);
+      trim(e);
+    }
     place();
-    balance();
+    if (input_.balance) balance();
     report_missing();
     return std::move(plan_);
   }
@@ -90,8 +93,17 @@ class planner {
     }
     auto accepting = static_cast<std::uint32_t>(
         std::ranges::count_if(input_.nodes, [](const auto& node) { return node.accepts && node.slots > 0; }));
-    per_expert_ = std::min(input_.replication, accepting);
     plan_.wanted.resize(input_.experts.size());
+    for (const auto& expert : input_.experts) {
+      count_.push_back(std::min(expert.count.value_or(input_.replication), accepting));
+      rounds_ = std::max(rounds_, count_.back());
+    }
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      chosen_.emplace_back();
+      for (auto n : input_.experts[e].chosen) {
+        if (accepts(n) && chosen_[e].size() < count_[e]) chosen_[e].push_back(n);
+      }
+    }
     for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
       for (const auto& replica : input_.experts[e].replicas) {
         assert(replica.node < input_.nodes.size() && !holds(e, replica.node));
@@ -106,6 +118,17 @@ class planner {
     }
   }
 
+  // The nodes that count now: those that take work, no more than the expert has replicas.
+  [[nodiscard]] bool is_chosen(std::uint32_t e, std::uint32_t n) const {
+    return std::ranges::find(chosen_[e], n) != chosen_[e].end();
+  }
+
+  void add_chosen(std::uint32_t e) {
+    for (auto n : chosen_[e]) {
+      if (!has_copy(e, n) && !avoids(e, n) && loads_[n].room > 0) add(e, n, move_reason::chosen);
+    }
+  }
+
   // How many of the expert's replicas share this one's zone, itself included.
   [[nodiscard]] std::size_t zone_mates(std::uint32_t e, std::uint32_t n) const {
     const auto& zone = input_.nodes[n].zone;
@@ -116,13 +139,14 @@ class planner {
   // The replica that another one was added to replace.
   [[nodiscard]] std::optional<std::uint32_t> replaced(std::uint32_t e) const {
     for (const auto& replica : input_.experts[e].replicas) {
-      if (replica.replaces && holds(e, replica.node) && holds(e, *replica.replaces)) return replica.replaces;
+      if (!replica.replaces || is_chosen(e, *replica.replaces)) continue;
+      if (holds(e, replica.node) && holds(e, *replica.replaces)) return replica.replaces;
     }
     return std::nullopt;
   }
 
   void trim(std::uint32_t e) {
-    while (plan_.wanted[e].size() > std::max(per_expert_, 1U)) {
+    while (plan_.wanted[e].size() > least(e)) {
       auto given_up = replaced(e);
       auto worst = given_up ? *given_up : fullest(e);
       remove(e, worst);
@@ -131,9 +155,15 @@ class planner {
     }
   }
 
+  // The last replica stays, whatever the nodes can take, unless none is wanted.
+  [[nodiscard]] std::uint32_t least(std::uint32_t e) const {
+    return input_.experts[e].count == 0U ? 0 : std::max(count_[e], 1U);
+  }
+
   [[nodiscard]] std::uint32_t fullest(std::uint32_t e) const {
     return *std::ranges::max_element(plan_.wanted[e], {}, [&](std::uint32_t n) {
-      return std::tuple(is_leaving(e, n), zone_mates(e, n) > 1, fill(n), layer_fill(n, e), !is_ready(e, n), n);
+      return std::tuple(!is_chosen(e, n), is_leaving(e, n), zone_mates(e, n) > 1, fill(n), layer_fill(n, e),
+                        !is_ready(e, n), n);
     });
   }
 
@@ -149,9 +179,9 @@ class planner {
   }
 
   void place() {
-    for (std::uint32_t round = 0; round < per_expert_; ++round) {
+    for (std::uint32_t round = 0; round < rounds_; ++round) {
       for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
-        if (plan_.wanted[e].size() > round) continue;
+        if (count_[e] <= round || plan_.wanted[e].size() > round) continue;
         auto reason = plan_.wanted[e].empty() ? move_reason::first_replica : move_reason::replication;
         if (auto n = choose(e); n != nowhere) {
           add(e, n, reason);
@@ -171,7 +201,7 @@ class planner {
       for (std::uint32_t other = 0; other < input_.experts.size(); ++other) {
         if (other == e || plan_.wanted[other].empty() || has_copy(other, to) || avoids(other, to)) continue;
         auto from = std::ranges::find_if(plan_.wanted[other], [&](std::uint32_t n) {
-          return is_ready(other, n) && !has_copy(e, n) && !avoids(e, n);
+          return is_ready(other, n) && !is_chosen(other, n) && !has_copy(e, n) && !avoids(e, n);
         });
         if (from == plan_.wanted[other].end()) continue;
         auto source = *from;
@@ -190,7 +220,7 @@ class planner {
     std::uint32_t best = nowhere;
     double best_gain = 0;
     for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
-      if (!holds(e, from) || !is_ready(e, from) || has_copy(e, to) || avoids(e, to)) continue;
+      if (!holds(e, from) || is_chosen(e, from) || !is_ready(e, from) || has_copy(e, to) || avoids(e, to)) continue;
       if (zone_mates(e, from) < 2 && shares_zone_elsewhere(e, from, to)) continue;
       double gain = layer_fill(from, e) - layer_fill(to, e);
       if (best == nowhere || gain > best_gain) {
@@ -237,16 +267,19 @@ class planner {
   }
 
   void report_missing() {
-    for (const auto& nodes : plan_.wanted) {
-      auto has = static_cast<std::uint32_t>(nodes.size());
-      if (has < input_.replication) plan_.replicas_missing += input_.replication - has;
-      if (has == 0) ++plan_.experts_without_replica;
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      auto has = static_cast<std::uint32_t>(plan_.wanted[e].size());
+      auto wanted = input_.experts[e].count.value_or(input_.replication);
+      if (has < wanted) plan_.replicas_missing += wanted - has;
+      if (has == 0 && wanted > 0) ++plan_.experts_without_replica;
     }
   }
 
   const planner_input& input_;
-  std::uint32_t per_expert_{};
-  std::vector<std::uint32_t> layer_of_;  // per expert: dense layer number
+  std::vector<std::uint32_t> count_;                // per expert: replicas that there can be
+  std::uint32_t rounds_{};                          // the largest count
+  std::vector<std::vector<std::uint32_t>> chosen_;  // per expert
+  std::vector<std::uint32_t> layer_of_;             // per expert: dense layer number
   std::vector<node_load> loads_;
   std::uint32_t surplus_{};
   std::uint32_t made_room_{};
@@ -270,6 +303,8 @@ std::string_view to_string(move_reason reason) {
       return "makes room for another expert's replica";
     case move_reason::balance:
       return "evens out the nodes";
+    case move_reason::chosen:
+      return "an operator chose the node";
   }
   return "unknown";
 }

@@ -1,12 +1,16 @@
 // Which expert belongs on which node: one pure function from what there is to what should be, with reasons.
 //
 //   1 keep      replicas stay where they are, as long as their node accepts work
-//   2 trim      more than wanted: the replica on the fullest node goes (a loading one before a ready one)
+//     wish      a replica on every node that an operator chose for the expert, as far as it has room
+//   2 trim      more than wanted: the replica on the fullest node goes (a loading one before a ready one), one on a
+//               chosen node last
 //   3 place     fewer than wanted: experts without any replica first; on another node and, where possible, another
 //   zone,
 //               the node with the smallest share of this layer, then the emptiest
 //   4 make room when free slots are only left on nodes that hold the expert already, another expert moves over
 //   5 balance   a few moves from the fullest to the emptiest node, when that leaves both at most equally full
+//
+// Making room and balancing never touch what an operator chose.
 //
 // Fullness is load per slot, so unequal nodes fill up alike. Loads are all 1 until traffic is taken into account.
 // Every step lowers the same measure, so a plan that has been carried out is planned again as it is: no move is undone.
@@ -45,17 +49,20 @@ struct planner_expert {
   double load{1.0};
   std::vector<planner_replica> replicas;  // at most one per node
   std::vector<std::uint32_t> avoid;       // nodes that failed to load it a moment ago
+  std::optional<std::uint32_t> count{};   // how many replicas, instead of planner_input::replication; 0: none at all
+  std::vector<std::uint32_t> chosen{};    // an operator's nodes, the most important first
 };
 
 struct planner_input {
   std::vector<planner_node> nodes;      // ordered by name
   std::vector<planner_expert> experts;  // ordered by id
   std::uint32_t replication{1};
-  std::uint32_t balance_moves_max{};
+  std::uint32_t balance_moves_max{};  // of making room and of balancing
+  bool balance{true};                 // false: what is not needed is not moved now
 };
 
 enum class move_kind : std::uint8_t { add, drop };
-enum class move_reason : std::uint8_t { first_replica, replication, drain, surplus, make_room, balance };
+enum class move_reason : std::uint8_t { first_replica, replication, drain, surplus, make_room, balance, chosen };
 [[nodiscard]] std::string_view to_string(move_reason reason);
 
 struct planned_move {
@@ -70,7 +77,7 @@ struct planned_move {
 struct placement_plan {
   std::vector<std::vector<std::uint32_t>> wanted;  // per expert of the input: its nodes, ascending
   std::vector<planned_move> moves;                 // adds and drops, experts that serve nowhere first
-  std::uint32_t replicas_missing{};                // wanted by the replication, without room now
+  std::uint32_t replicas_missing{};                // wanted by replication or count, without room now
   std::uint32_t experts_without_replica{};         // among them: not even one
 };
 

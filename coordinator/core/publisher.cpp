@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/operations.hpp"
 
 namespace troupe::coordinator::publisher {
 namespace {
@@ -94,6 +95,17 @@ bool is_writing_map(const cluster_state& state) {
   });
 }
 
+// A command that is being written knows more than the state does.
+bool is_writing_operations(const cluster_state& state) {
+  return std::ranges::any_of(state.in_flight, [](const auto& item) {
+    return std::ranges::any_of(item.second, [](const auto& part) {
+      return std::ranges::any_of(part.records, [](const store_record& record) {
+        return std::holds_alternative<wish_record>(record) || std::holds_alternative<operation_record>(record);
+      });
+    });
+  });
+}
+
 std::vector<recipient> all_members(cluster_state& state) {
   std::vector<recipient> to;
   for (auto& [name, node] : state.nodes) {
@@ -161,7 +173,8 @@ void pass(cluster_state& state) {
   bool changed = !same_content(next, *state.published);
   bool gathered = state.now - state.last_published >= limits::publish_interval;
   auto records = changed_records(state, next);
-  bool due = (changed && gathered) || (!changed && !records.empty()) || state.alarm;
+  bool rewrites = state.rewrite_operations && !is_writing_operations(state);
+  bool due = (changed && gathered) || (!changed && !records.empty()) || state.alarm || rewrites;
   if (!writable || !due) {
     if (changed || !records.empty()) state.dirty = true;  // not forgotten
     return repeat_to_laggards(state);
@@ -173,6 +186,8 @@ void pass(cluster_state& state) {
   auto map = std::make_shared<const cluster_map>(std::move(next));
   persist_in_flight then;
   then.map = map;
+  then.rewrites_operations = rewrites;
+  if (rewrites) std::ranges::move(operations::all_records(state), std::back_inserter(records));
   state.persist(std::move(records), std::move(then));
   if (!changed) return repeat_to_laggards(state);
   state.out.published = publication{map, all_members(state)};

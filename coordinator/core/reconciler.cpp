@@ -6,6 +6,7 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/inventories.hpp"
+#include "coordinator/core/operations.hpp"
 
 namespace troupe::coordinator::reconciler {
 namespace {
@@ -238,8 +239,14 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
   planner_input view;
   view.replication = state.settings.replication;
   view.balance_moves_max = limits::balance_moves_max;
+  // It would answer to a state that is about to change, and moves could cross.
+  view.balance = std::ranges::none_of(state.operations, [](const auto& item) {
+    return item.second.state == operation_state::running && item.second.kind != operation_kind::drain;
+  });
   view.experts.reserve(state.experts.size());
-  for (const auto& expert : state.experts) view.experts.push_back({expert.id, 1.0, {}, {}});
+  for (const auto& expert : state.experts) {
+    view.experts.push_back({expert.id, 1.0, {}, {}, expert.wish.replicas, {}});
+  }
   std::map<node_id, std::uint32_t> index;
   for (const auto& [name, node] : state.nodes) {
     if (!node.is_expert() || !is_serving(node)) continue;
@@ -249,6 +256,11 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
     auto used = static_cast<std::uint32_t>(std::min<std::size_t>(node.slots.size(), total));
     bool accepts = !node.is_draining() && !(leaving != nullptr && name == *leaving);
     view.nodes.push_back({name, node.facts.zone, total, takes_work ? total - used : 0, accepts});
+  }
+  for (std::size_t e = 0; e < state.experts.size(); ++e) {
+    for (const auto& name : state.experts[e].wish.nodes) {
+      if (auto at = index.find(name); at != index.end()) view.experts[e].chosen.push_back(at->second);
+    }
   }
   auto position = [&](const expert_id& id) -> planner_expert* {
     auto at = std::ranges::lower_bound(view.experts, id, {}, &planner_expert::id);
@@ -289,7 +301,8 @@ bool is_published(const cluster_state& state, const node_id& node, slot_index sl
 
 void pass(cluster_state& state) {
   if (!state.term_durable || state.stopping) return;
-  if (may_place(state)) plan(state);
+  bool planned = may_place(state);
+  if (planned) plan(state);
   revive(state);  // before anything is freed
   for (auto& [name, node] : state.nodes) {
     if (!is_member(node)) continue;
@@ -300,6 +313,7 @@ void pass(cluster_state& state) {
     finish_drain(state, name, node);
   }
   settle(state);
+  if (planned) operations::advance(state);
 }
 
 }  // namespace troupe::coordinator::reconciler

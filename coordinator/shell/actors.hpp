@@ -25,7 +25,7 @@ namespace troupe::coordinator {
 struct core_event {
   event what;
 };
-enum class question_kind : std::uint8_t { status = 1, nodes = 2, experts = 3, events = 4 };
+enum class question_kind : std::uint8_t { status = 1, nodes = 2, experts = 3, events = 4, operations = 5 };
 struct ask {
   query_origin from;
   question_kind kind{question_kind::status};

@@ -207,7 +207,11 @@ class control_server::loop {
     auto command = command_from(message, got.routing_id);
     if (!command) return refuse_admin(got, id, command.error());
     if (!*command) return refuse_admin(got, id, {errc::invalid_request, "the request asks for nothing"});
-    spdlog::info("command {} from {}", id, got.user_id.empty() ? "the admin socket" : got.user_id);
+    (*command)->who = got.user_id.empty() ? "the admin socket" : got.user_id;
+    (*command)->at_unix_ms =
+        std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+            .count();
+    spdlog::info("command {} from {}", id, (*command)->who);
     options_.on_event(*std::move(*command));
   }
 

@@ -113,6 +113,9 @@ void coordinator_actor_state::answer(const ask& question) {
     case question_kind::events:
       document = events_document(events_, question.events_after);
       break;
+    case question_kind::operations:
+      document = operations_document(state);
+      break;
   }
   settings_.ports->answer(question.from, std::move(document));
 }
@@ -139,6 +142,7 @@ void coordinator_actor_state::publish_view() {
   view.loads_done = state.loads_done;
   view.loads_failed = state.loads_failed;
   view.nodes_lost = state.nodes_lost;
+  view.operations_ended = state.operations_ended;
   view.unroutable = unroutable_experts(state);
   view.operations_running = operations_running(state);
   view.store_ok = !state.alarm;

@@ -26,6 +26,7 @@ struct public_view {
   std::uint64_t loads_done{};
   std::uint64_t loads_failed{};
   std::uint64_t nodes_lost{};
+  std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;
   std::uint32_t unroutable{};
   std::uint32_t operations_running{};
   bool store_ok{true};

@@ -9,6 +9,8 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "coordinator/core/operations.hpp"
+
 namespace troupe::coordinator {
 namespace {
 
@@ -108,10 +110,19 @@ std::uint64_t layers_of(const cluster_state& state, std::size_t& experts_per_lay
   return counts.size();
 }
 
+std::uint64_t replicas_wanted(const cluster_state& state) {
+  std::uint64_t sum = 0;
+  for (const auto& expert : state.experts) sum += wanted_replicas(state, expert);
+  return sum;
+}
+
 std::uint32_t below_replication(const cluster_state& state) {
-  return static_cast<std::uint32_t>(std::ranges::count_if(state.published->experts, [&](const map_expert& expert) {
-    return expert.replicas.size() < state.settings.replication;
-  }));
+  std::uint32_t low = 0;
+  for (const auto& expert : state.experts) {
+    const auto* published = state.published->find(expert.id);
+    low += published != nullptr && published->replicas.size() < wanted_replicas(state, expert) ? 1 : 0;
+  }
+  return low;
 }
 
 // Why the cluster is not simply "serving": each line says what, and what to do.
@@ -137,11 +148,10 @@ std::vector<std::string> reasons(const cluster_state& state) {
     list.push_back(fmt::format("replication {} needs as many expert nodes, there are {}; add nodes",
                                state.settings.replication, nodes));
   }
-  auto needed = state.experts.size() * state.settings.replication;
+  auto needed = replicas_wanted(state);
   if (slots < needed) list.push_back(fmt::format("{} slots for {} replicas; add nodes or slots", slots, needed));
   if (auto low = below_replication(state); low > 0) {
-    list.push_back(fmt::format("{} of {} experts have fewer than {} replicas", low, state.experts.size(),
-                               state.settings.replication));
+    list.push_back(fmt::format("{} of {} experts have fewer replicas than they should", low, state.experts.size()));
   }
   for (const auto& expert : state.experts) {
     if (expert.last_failure.empty()) continue;
@@ -178,7 +188,11 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
             {"tokens_total", usage.rows_total},
             {"share", share},
             {"last_used", nullptr},
-            {"pinned", false}};
+            {"pinned", expert.wish.pinned},
+            {"replicas_wanted", wanted_replicas(state, expert)}};
+  if (const auto* operation = operations::running_on(state, expert.id)) {
+    item["operation"] = operation_name(operation->number);
+  }
   if (usage.last_used) {
     auto ago = std::chrono::duration_cast<std::chrono::system_clock::duration>(state.now - *usage.last_used);
     item["last_used"] = iso_time(context.wall_clock - ago);
@@ -204,8 +218,7 @@ std::uint32_t unroutable_experts(const cluster_state& state) {
 }
 
 std::uint32_t operations_running(const cluster_state& state) {
-  return static_cast<std::uint32_t>(std::ranges::count_if(
-      state.nodes, [](const auto& item) { return item.second.drain && !item.second.drain->done; }));
+  return static_cast<std::uint32_t>(operations::running(state));
 }
 
 std::string status_document(const cluster_state& state, const document_context& context) {
@@ -238,7 +251,7 @@ std::string status_document(const cluster_state& state, const document_context& 
                 {"replication", state.settings.replication},
                 {"experts", state.experts.size()},
                 {"replicas", replicas},
-                {"replicas_wanted", state.experts.size() * state.settings.replication},
+                {"replicas_wanted", replicas_wanted(state)},
                 {"bytes_resident", resident},
                 {"uptime_seconds", std::chrono::duration_cast<std::chrono::seconds>(state.now - state.started).count()},
                 {"reasons", reasons(state)}};
@@ -280,6 +293,41 @@ result<std::string> experts_document(const cluster_state& state, const document_
   return json{{"items", std::move(items)}}.dump();
 }
 
+std::string operations_document(const cluster_state& state) {
+  auto items = json::array();
+  for (const auto& [number, operation] : state.operations) {
+    bool is_running = operation.state == operation_state::running;
+    bool is_drain = operation.kind == operation_kind::drain;
+    json item{
+        {"id", operation_name(number)},
+        {"kind", to_string(operation.kind)},
+        {"object", is_drain ? operation.node.value : to_string(operation.expert)},
+        {"state", to_string(operation.state)},
+        {"step", nullptr},
+        {"progress", operation.state == operation_state::done ? 1.0 : 0.0},
+        {"reason", operation.reason},
+        {"who", operation.who},
+        {"since", iso_time(std::chrono::system_clock::time_point(std::chrono::milliseconds(operation.since_unix_ms)))}};
+    if (is_running) {
+      auto seen = operations::look(state, operation);
+      item["step"] = operations::to_string(seen.at);
+      item["progress"] = seen.fraction;
+      item["waits_for"] = seen.detail;
+      item["cancelling"] = operation.cancelling;
+    }
+    if (!is_drain) {
+      auto from = json::array();
+      for (const auto& node : operation.from) from.push_back(node.value);
+      item["from"] = std::move(from);
+      item["replicas_before"] = operation.replicas_before;
+      item["replicas_after"] = operation.replicas_after;
+    }
+    if (operation.kind == operation_kind::migrate) item["to"] = operation.node.value;
+    items.push_back(std::move(item));
+  }
+  return json{{"items", std::move(items)}}.dump();
+}
+
 std::string events_document(const event_log& events, std::uint64_t after) {
   auto items = json::array();
   constexpr const char* levels[] = {"info", "warning", "error"};
@@ -298,7 +346,8 @@ std::string events_document(const event_log& events, std::uint64_t after) {
 std::string outcome_document(const command_outcome& outcome) {
   return json{{"operation", outcome.operation}, {"verb", outcome.verb},
               {"node", outcome.node.value},     {"state", outcome.state},
-              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move}}
+              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move},
+              {"expert", outcome.expert},       {"bytes_to_move", outcome.bytes_to_move}}
       .dump();
 }
 

@@ -35,6 +35,8 @@ struct document_context {
 // `layer`: "3", "encoder.1"; empty: all. not_found names the layers that there are.
 [[nodiscard]] result<std::string> experts_document(const cluster_state& state, const document_context& context,
                                                    std::string_view layer);
+// The newest last, ended ones too.
+[[nodiscard]] std::string operations_document(const cluster_state& state);
 [[nodiscard]] std::string events_document(const event_log& events, std::uint64_t after);
 [[nodiscard]] std::string outcome_document(const command_outcome& outcome);
 

@@ -149,6 +149,26 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
       return command;
     case body::kStop:
       return command;
+    case body::kMigrate: {
+      const auto& m = message.migrate();
+      migrate_expert what{{{m.layer()}, m.expert()}, {m.to()}, std::nullopt, m.dry_run()};
+      if (!m.from().empty()) what.from = node_id{m.from()};
+      command.what = what;
+      return command;
+    }
+    case body::kReplicate: {
+      const auto& m = message.replicate();
+      command.what = replicate_expert{{{m.layer()}, m.expert()}, m.count(), m.dry_run()};
+      return command;
+    }
+    case body::kPin: {
+      const auto& m = message.pin();
+      command.what = pin_expert{{{m.layer()}, m.expert()}, m.pinned(), m.dry_run()};
+      return command;
+    }
+    case body::kCancel:
+      command.what = cancel_operation{message.cancel().operation(), message.cancel().dry_run()};
+      return command;
     default:
       return std::nullopt;
   }

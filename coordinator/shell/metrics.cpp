@@ -45,6 +45,10 @@ http::metrics_registry::source coordinator_metrics(std::shared_ptr<const public_
     metric_family operations{"moe_operations_total", "Operations that have ended.", metric_kind::counter};
     operations.add({{"kind", "load"}, {"outcome", "done"}}, static_cast<double>(view->loads_done));
     operations.add({{"kind", "load"}, {"outcome", "failed"}}, static_cast<double>(view->loads_failed));
+    for (const auto& [what, count] : view->operations_ended) {
+      operations.add({{"kind", std::string(to_string(what.first))}, {"outcome", std::string(to_string(what.second))}},
+                     static_cast<double>(count));
+    }
     families.push_back(std::move(operations));
     metric_family nodes{"moe_nodes", "Expert nodes and routers by state.", metric_kind::gauge};
     for (const auto& [state, count] : view->nodes_by_state) nodes.add({{"state", state}}, count);

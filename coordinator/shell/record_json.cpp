@@ -18,6 +18,25 @@ result<Value> parse(std::string_view text, const char* what, Read read) {
   }
 }
 
+json to_document(const expert_wish& wish) {
+  json d{{"nodes", json::array()}, {"pinned", wish.pinned}};
+  for (const auto& node : wish.nodes) d["nodes"].push_back(node.value);
+  if (wish.replicas) d["replicas"] = *wish.replicas;
+  return d;
+}
+
+std::vector<node_id> nodes_from(const json& list) {
+  std::vector<node_id> nodes;
+  for (const auto& name : list) nodes.push_back({name.get<std::string>()});
+  return nodes;
+}
+
+expert_wish wish_from(const json& d) {
+  expert_wish wish{std::nullopt, nodes_from(d.at("nodes")), d.at("pinned")};
+  if (d.contains("replicas")) wish.replicas = d.at("replicas").get<std::uint32_t>();
+  return wish;
+}
+
 }  // namespace
 
 std::string to_json(const node_record& node) {
@@ -92,14 +111,64 @@ result<std::vector<replica_record>> replicas_from_json(std::string_view text) {
 std::string to_json(const command_outcome& outcome) {
   return json{{"operation", outcome.operation}, {"verb", outcome.verb},
               {"node", outcome.node.value},     {"state", outcome.state},
-              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move}}
+              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move},
+              {"expert", outcome.expert},       {"bytes_to_move", outcome.bytes_to_move}}
       .dump();
 }
 
 result<command_outcome> outcome_from_json(std::string_view text) {
   return parse<command_outcome>(text, "command", [](const json& d) {
-    return command_outcome{d.at("operation"), d.at("verb"),    {d.at("node").get<std::string>()},
-                           d.at("state"),     d.at("message"), d.at("replicas_to_move")};
+    return command_outcome{d.at("operation"),
+                           d.at("verb"),
+                           {d.at("node").get<std::string>()},
+                           d.at("state"),
+                           d.at("message"),
+                           d.at("replicas_to_move"),
+                           d.value("expert", ""),
+                           d.value("bytes_to_move", std::uint64_t{0})};
+  });
+}
+
+std::string to_json(const expert_wish& wish) { return to_document(wish).dump(); }
+
+result<expert_wish> wish_from_json(std::string_view text) { return parse<expert_wish>(text, "wish", wish_from); }
+
+std::string to_json(const operation_record& operation) {
+  auto from = json::array();
+  for (const auto& node : operation.from) from.push_back(node.value);
+  return json{{"kind", static_cast<int>(operation.kind)},
+              {"state", static_cast<int>(operation.state)},
+              {"layer", operation.expert.layer.value},
+              {"expert", operation.expert.index},
+              {"node", operation.node.value},
+              {"from", std::move(from)},
+              {"replicas_before", operation.replicas_before},
+              {"replicas_after", operation.replicas_after},
+              {"before", to_document(operation.before)},
+              {"cancelling", operation.cancelling},
+              {"who", operation.who},
+              {"since_unix_ms", operation.since_unix_ms},
+              {"reason", operation.reason}}
+      .dump();
+}
+
+result<operation_record> operation_from_json(std::uint64_t number, std::string_view text) {
+  return parse<operation_record>(text, "operation", [number](const json& d) {
+    operation_record operation;
+    operation.number = number;
+    operation.kind = static_cast<operation_kind>(d.at("kind").get<int>());
+    operation.state = static_cast<operation_state>(d.at("state").get<int>());
+    operation.expert = {{d.at("layer").get<std::uint32_t>()}, d.at("expert").get<std::uint32_t>()};
+    operation.node.value = d.at("node");
+    operation.from = nodes_from(d.at("from"));
+    operation.replicas_before = d.at("replicas_before");
+    operation.replicas_after = d.at("replicas_after");
+    operation.before = wish_from(d.at("before"));
+    operation.cancelling = d.at("cancelling");
+    operation.who = d.at("who");
+    operation.since_unix_ms = d.at("since_unix_ms");
+    operation.reason = d.at("reason");
+    return operation;
   });
 }
 

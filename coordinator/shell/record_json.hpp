@@ -17,5 +17,9 @@ namespace troupe::coordinator {
 [[nodiscard]] result<node_record> node_from_json(std::string_view text);
 [[nodiscard]] result<std::vector<replica_record>> replicas_from_json(std::string_view text);
 [[nodiscard]] result<command_outcome> outcome_from_json(std::string_view text);
+[[nodiscard]] std::string to_json(const expert_wish& wish);
+[[nodiscard]] result<expert_wish> wish_from_json(std::string_view text);
+[[nodiscard]] std::string to_json(const operation_record& operation);
+[[nodiscard]] result<operation_record> operation_from_json(std::uint64_t number, std::string_view text);
 
 }  // namespace troupe::coordinator

@@ -20,7 +20,14 @@ CREATE TABLE nodes(name TEXT PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE experts(layer INTEGER NOT NULL, expert INTEGER NOT NULL, state INTEGER NOT NULL, version INTEGER NOT NULL,
                      digest BLOB, replicas TEXT NOT NULL, PRIMARY KEY (layer, expert));
 CREATE TABLE commands(id TEXT PRIMARY KEY, number INTEGER NOT NULL, outcome TEXT NOT NULL);
-PRAGMA user_version = 1;
+)";
+
+// What version 2 added; also run on a file of version 1.
+constexpr const char* schema_of_version_2 = R"(
+CREATE TABLE wishes(layer INTEGER NOT NULL, expert INTEGER NOT NULL, document TEXT NOT NULL,
+                    PRIMARY KEY (layer, expert));
+CREATE TABLE operations(number INTEGER PRIMARY KEY, document TEXT NOT NULL);
+PRAGMA user_version = 2;
 )";
 
 // One prepared statement; finalised with it.
@@ -81,7 +88,8 @@ class sqlite_store final : public store {
     if (!version) return fail(version.error());
     if (sqlite3_step(version->handle()) != SQLITE_ROW) return failure("read the version of");
     auto found = version->number(0);
-    if (found == 0) return run(fmt::format("BEGIN; {} COMMIT;", schema).c_str());
+    if (found == 0) return run(fmt::format("BEGIN; {} {} COMMIT;", schema, schema_of_version_2).c_str());
+    if (found == 1) return run(fmt::format("BEGIN; {} COMMIT;", schema_of_version_2).c_str());
     if (found == store_schema_version) return {};
     return fail(errc::wrong_version,
                 fmt::format("{} was written by a newer version (schema {}, this program knows {}); upgrade this "
@@ -122,6 +130,8 @@ class sqlite_store final : public store {
       return outcome ? result<void>{} : fail(outcome.error());
     });
     if (!done) return fail(done.error());
+    if (done = load_wishes(state); !done) return fail(done.error());
+    if (done = load_operations(state); !done) return fail(done.error());
     return state;
   }
 
@@ -139,6 +149,23 @@ class sqlite_store final : public store {
   }
 
  private:
+  result<void> load_wishes(durable_state& state) {
+    return each("SELECT layer, expert, document FROM wishes", [&](statement& row) -> result<void> {
+      auto wish = wish_from_json(row.text(2));
+      if (!wish) return fail(wish.error());
+      expert_id expert{{static_cast<std::uint32_t>(row.number(0))}, static_cast<std::uint32_t>(row.number(1))};
+      state.wishes.push_back({expert, *std::move(wish)});
+      return {};
+    });
+  }
+  result<void> load_operations(durable_state& state) {
+    return each("SELECT number, document FROM operations ORDER BY number", [&](statement& row) -> result<void> {
+      auto operation = operation_from_json(row.number(0), row.text(1));
+      if (operation) state.operations.push_back(*std::move(operation));
+      return operation ? result<void>{} : fail(operation.error());
+    });
+  }
+
   void roll_back() { sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr); }
 
   result<void> put(const cluster_record& row) {
@@ -163,6 +190,22 @@ class sqlite_store final : public store {
   result<void> put(const command_record& row) {
     return finish(query("INSERT OR REPLACE INTO commands VALUES(?, ?, ?)"),
                   [&](statement& s) { s.bind(1, row.command_id).bind(2, row.number).bind(3, to_json(row.outcome)); });
+  }
+  result<void> put(const wish_record& row) {
+    bool is_kept = !row.wish.empty();
+    return finish(query(is_kept ? "INSERT OR REPLACE INTO wishes VALUES(?, ?, ?)"
+                                : "DELETE FROM wishes WHERE layer = ? AND expert = ?"),
+                  [&](statement& s) {
+                    s.bind(1, std::uint64_t{row.expert.layer.value}).bind(2, std::uint64_t{row.expert.index});
+                    if (is_kept) s.bind(3, to_json(row.wish));
+                  });
+  }
+  result<void> put(const operation_record& row) {
+    return finish(query("INSERT OR REPLACE INTO operations VALUES(?, ?)"),
+                  [&](statement& s) { s.bind(1, row.number).bind(2, to_json(row)); });
+  }
+  result<void> put(const operation_erased& row) {
+    return finish(query("DELETE FROM operations WHERE number = ?"), [&](statement& s) { s.bind(1, row.number); });
   }
   result<void> put(const command_erased& row) {
     return finish(query("DELETE FROM commands WHERE id = ?"), [&](statement& s) { s.bind(1, row.command_id); });

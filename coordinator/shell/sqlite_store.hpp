@@ -1,5 +1,5 @@
 // The store in one SQLite file: WAL, synchronous=FULL, a schema version in user_version. Readable with sqlite3 by hand:
-// tables cluster, nodes, experts, commands (docs/wire-admin.md says what the columns mean).
+// tables cluster, nodes, experts, commands, wishes, operations (docs/wire-admin.md says what the columns mean).
 #pragma once
 
 #include <filesystem>
@@ -9,7 +9,7 @@
 
 namespace troupe::coordinator {
 
-inline constexpr int store_schema_version = 1;
+inline constexpr int store_schema_version = 2;
 
 // Opens or makes the file. wrong_version when a newer program wrote it (faults.md D5); corrupt when it is no database
 // (D4); permission_denied when the folder cannot be written (D6).

@@ -29,9 +29,9 @@ cluster_shape random_shape(std::mt19937_64& random) {
   auto nodes = pick(2, 5);
   shape.replication = pick(1, 3);
   auto needed = shape.layers * shape.experts_per_layer * std::min(shape.replication, nodes);
-  bool tight = pick(0, 9) == 0;  // sometimes there is not enough room
+  shape.tight = pick(0, 9) == 0;  // sometimes there is not enough room
   for (std::uint32_t n = 0; n < nodes; ++n) {
-    shape.slots.push_back(pick(1, 2) * (needed / nodes + 1) / (tight ? 2 : 1) + 1);
+    shape.slots.push_back(pick(1, 2) * (needed / nodes + 1) / (shape.tight ? 2 : 1) + 1);
     if (nodes == 4) shape.zones.push_back(n < 2 ? "left" : "right");
   }
   return shape;

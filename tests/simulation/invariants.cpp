@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/operations.hpp"
 #include "tests/simulation/simulated_cluster.hpp"
 
 namespace troupe::simulation {
@@ -32,13 +33,36 @@ void simulated_cluster::inject() {
   }
   if (is_due(faults_.freeze_every)) freeze_node(any(), between(milliseconds(500), milliseconds(9000)));
   if (is_due(faults_.command_every)) {
-    node_id name{fmt::format("expert-{}", random_() % shape_.slots.size())};
-    auto id = fmt::format("command-{}", next_command_++);
-    admin_command what{"cli", id, undrain_node{name, false}};
-    if (chance(0.5)) what.what = drain_node{name, false};
+    auto what = random_command();
     command(what);
     after(between(milliseconds(1), milliseconds(2000)), [this, what] { command(what); });
   }
+}
+
+admin_command simulated_cluster::random_command() {
+  auto node = [&] { return node_id{fmt::format("expert-{}", random_() % shape_.slots.size())}; };
+  expert_id expert{layer_id::of(static_cast<std::uint32_t>(random_() % shape_.layers)),
+                   static_cast<std::uint32_t>(random_() % shape_.experts_per_layer)};
+  admin_command command{"cli", fmt::format("command-{}", next_command_++), undrain_node{node(), false}};
+  switch (random_() % 8) {
+    case 0:
+      break;
+    case 1:
+      command.what = drain_node{node(), false};
+      break;
+    case 2:
+      command.what = replicate_expert{expert, 1 + static_cast<std::uint32_t>(random_() % 3), false};
+      break;
+    case 3:
+      command.what = pin_expert{expert, chance(0.5), false};
+      break;
+    case 4:
+      command.what = cancel_operation{operation_name(coordinator_ ? coordinator_->state().last_operation : 1), false};
+      break;
+    default:
+      command.what = migrate_expert{expert, node(), std::nullopt, false};
+  }
+  return command;
 }
 
 void simulated_cluster::heal() {
@@ -57,6 +81,19 @@ void simulated_cluster::heal() {
         command({"cli", fmt::format("heal-{}-{}", name.value, next_command_++), undrain_node{name, false}});
       });
     }
+  }
+  // Where there is hardly room for all, wishes can stand in each other's way: they are given up, half of the time.
+  if (!shape_.tight && chance(0.5)) return;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    after(milliseconds(20'100 + repeat * 500), [this] { give_up_wishes(); });
+  }
+}
+
+void simulated_cluster::give_up_wishes() {
+  if (!coordinator_) return;
+  for (const auto& expert : coordinator_->state().experts) {
+    command({"cli", fmt::format("heal-{}", next_command_++), pin_expert{expert.id, false, false}});
+    command({"cli", fmt::format("heal-{}", next_command_++), replicate_expert{expert.id, shape_.replication, false}});
   }
 }
 
@@ -198,19 +235,44 @@ std::string simulated_cluster::unsettled() const {
     ++accepting;
     capacity += std::min<std::uint64_t>(node.slots_total, experts);
   }
-  auto replicas = std::min(state.settings.replication, accepting);
-  bool enough = capacity >= experts * replicas;
+  std::uint64_t needed = 0;
+  for (const auto& expert : state.experts) needed += std::min(wanted_replicas(state, expert), accepting);
+  bool enough = capacity >= needed;
   std::size_t held = 0;
   for (const auto& expert : state.published->experts) {
     held += expert.replicas.size();
+    auto replicas = std::min(wanted_replicas(state, *state.find(expert.id)), accepting);
     if (enough && expert.replicas.size() != replicas) {
       return fmt::format("{} has {} replicas, not {}", to_string(expert.id), expert.replicas.size(), replicas);
     }
   }
   if (!enough && held != capacity) return fmt::format("{} replicas in {} slots", held, capacity);
+  if (auto open = unfulfilled(); enough && !open.empty()) return open;
   std::size_t truth = 0;
   for (const auto& node : nodes_) truth += node.slots.size();
   if (truth != held) return fmt::format("the nodes hold {} replicas, the map {}", truth, held);
+  return "";
+}
+
+// Operations that should have ended, and wishes that nothing stands in the way of.
+std::string simulated_cluster::unfulfilled() const {
+  const auto& state = coordinator_->state();
+  for (const auto& [number, operation] : state.operations) {
+    if (operation.state == operation_state::running) {
+      auto seen = operations::look(state, operation);
+      return fmt::format("{} is at step {}: {}", operation_name(number), operations::to_string(seen.at), seen.detail);
+    }
+  }
+  for (const auto& expert : state.experts) {
+    auto count = std::min<std::size_t>(expert.wish.nodes.size(), wanted_replicas(state, expert));
+    for (std::size_t n = 0; n < count; ++n) {
+      const auto& name = expert.wish.nodes[n];
+      auto at = state.nodes.find(name);
+      bool has = std::ranges::find(expert.wanted, name) != expert.wanted.end();
+      if (at == state.nodes.end() || has || at->second.slots.size() >= at->second.facts.slots_total) continue;
+      return fmt::format("{} is not on {}, where it should be", to_string(expert.id), name.value);
+    }
+  }
   return "";
 }
 

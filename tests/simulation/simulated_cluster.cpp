@@ -402,6 +402,11 @@ void simulated_cluster::save(const std::vector<store_record>& records) {
                    [&](const node_record& row) { put(disk_.nodes, &node_record::node, row); },
                    [&](const expert_record& row) { put(disk_.experts, &expert_record::expert, row); },
                    [&](const command_record& row) { put(disk_.commands, &command_record::command_id, row); },
+                   [&](const wish_record& row) { put(disk_.wishes, &wish_record::expert, row); },
+                   [&](const operation_record& row) { put(disk_.operations, &operation_record::number, row); },
+                   [&](const operation_erased& gone) {
+                     std::erase_if(disk_.operations, [&](const auto& row) { return row.number == gone.number; });
+                   },
                    [&](const node_erased& gone) {
                      std::erase_if(disk_.nodes, [&](const auto& row) { return row.node == gone.node; });
                    },

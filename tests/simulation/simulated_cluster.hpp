@@ -46,6 +46,7 @@ struct cluster_shape {
   std::vector<std::string> zones;             // per expert node; empty: one machine
   std::uint32_t routers{2};
   std::uint32_t replication{1};
+  bool tight{};  // not enough slots for everything
 };
 
 class simulated_cluster {
@@ -138,10 +139,13 @@ class simulated_cluster {
 
   // -- faults and checks
   void inject();
+  [[nodiscard]] admin_command random_command();
+  void give_up_wishes();
   void check_order(const node_message& message);
   void check_publication(const cluster_map& map);
   void check_beliefs();
   void check_truth();
+  [[nodiscard]] std::string unfulfilled() const;
   void violate(std::string text);
 
   cluster_shape shape_;

@@ -215,6 +215,11 @@ class core_harness {
             [&](const command_record& r) {
               put(disk_.commands, r, [&](auto& x) { return x.command_id == r.command_id; });
             },
+            [&](const wish_record& r) { put(disk_.wishes, r, [&](auto& x) { return x.expert == r.expert; }); },
+            [&](const operation_record& r) { put(disk_.operations, r, [&](auto& x) { return x.number == r.number; }); },
+            [&](const operation_erased& r) {
+              std::erase_if(disk_.operations, [&](auto& x) { return x.number == r.number; });
+            },
             [&](const node_erased& r) { std::erase_if(disk_.nodes, [&](auto& x) { return x.node == r.node; }); },
             [&](const command_erased& r) {
               std::erase_if(disk_.commands, [&](auto& x) { return x.command_id == r.command_id; });

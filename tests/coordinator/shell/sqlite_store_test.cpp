@@ -88,6 +88,42 @@ TEST_F(sqlite_store_test, replaces_and_erases_rows) {
   EXPECT_EQ(state->experts.size(), 1U);
 }
 
+operation_record some_operation(std::uint64_t number) {
+  operation_record operation;
+  operation.number = number;
+  operation.kind = operation_kind::migrate;
+  operation.state = operation_state::rolled_back;
+  operation.expert = {layer_id::of(3, layer_stack::encoder), 7};
+  operation.node = {"expert-2"};
+  operation.from = {{"expert-0"}, {"expert-1"}};
+  operation.replicas_before = operation.replicas_after = 2;
+  operation.before = {3U, {{"expert-0"}}, true};
+  operation.cancelling = true;
+  operation.who = "admin:me";
+  operation.since_unix_ms = 1'700'000'000'123;
+  operation.reason = "expert-2 is lost";
+  return operation;
+}
+
+TEST_F(sqlite_store_test, keeps_wishes_and_operations) {
+  expert_id expert{layer_id::of(3), 7};
+  expert_wish wish{2U, {{"expert-1"}, {"expert-0"}}, true};
+  std::vector<store_record> records{wish_record{expert, wish}, some_operation(12), some_operation(13)};
+  ASSERT_TRUE((*open_sqlite_store(file))->write(records));
+  auto opened = open_sqlite_store(file);
+  auto state = (*opened)->load();
+  ASSERT_TRUE(state) << state.error().message;
+  ASSERT_EQ(state->wishes.size(), 1U);
+  EXPECT_EQ(state->wishes[0].expert, expert);
+  EXPECT_EQ(state->wishes[0].wish, wish);
+  EXPECT_EQ(state->operations, (std::vector{some_operation(12), some_operation(13)}));
+  std::vector<store_record> change{wish_record{expert, {}}, operation_erased{12}};
+  ASSERT_TRUE((*opened)->write(change));
+  state = (*opened)->load();
+  EXPECT_TRUE(state->wishes.empty());
+  EXPECT_EQ(state->operations, (std::vector{some_operation(13)}));
+}
+
 void run_sql(const fs::path& file, const char* sql) {
   sqlite3* database = nullptr;
   ASSERT_EQ(sqlite3_open(file.c_str(), &database), SQLITE_OK);
@@ -102,7 +138,20 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, errc::wrong_version);
   EXPECT_THAT(newer.error().message, HasSubstr("schema 9"));
-  EXPECT_THAT(newer.error().message, HasSubstr("knows 1"));
+  EXPECT_THAT(newer.error().message, HasSubstr("knows 2"));
+}
+
+TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
+  ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
+  run_sql(file, "DROP TABLE wishes; DROP TABLE operations; PRAGMA user_version = 1");
+  auto opened = open_sqlite_store(file);
+  ASSERT_TRUE(opened) << opened.error().message;
+  std::vector<store_record> records{some_operation(1)};
+  ASSERT_TRUE((*opened)->write(records));
+  auto state = (*opened)->load();
+  ASSERT_TRUE(state) << state.error().message;
+  EXPECT_EQ(state->nodes.size(), 1U);
+  EXPECT_EQ(state->operations.size(), 1U);
 }
 
 TEST_F(sqlite_store_test, D4_refuses_a_file_that_is_no_database) {

@@ -1,0 +1,31 @@
+// What operators ask for one expert: migrate, replicate, pin, unpin; and to cancel an operation. Here a command is
+// checked and turned into the records that make it true; admin_commands has them written and answers.
+#pragma once
+
+#include <vector>
+
+#include "coordinator/core/cluster_state.hpp"
+
+namespace troupe::coordinator {
+
+// A checked command: the answer, and what is written to disk for it.
+struct decision {
+  command_outcome outcome;
+  std::vector<store_record> records{};
+};
+
+namespace expert_commands {
+
+// not_found: no such expert or node, with what there is. conflict: another operation is under way (its id), the node
+// takes no work, has no free slot or has the expert already, more replicas than nodes, the expert is pinned.
+[[nodiscard]] result<decision> check(const cluster_state& state, const migrate_expert& what);
+[[nodiscard]] result<decision> check(const cluster_state& state, const replicate_expert& what);
+[[nodiscard]] result<decision> check(const cluster_state& state, const pin_expert& what);
+
+// The operation that an operator calls "op-7". not_found when there is none (any more).
+[[nodiscard]] result<const operation_record*> find_operation(const cluster_state& state, const std::string& name);
+// Of an operation on an expert. conflict when it has ended otherwise.
+[[nodiscard]] result<decision> check_cancel(const operation_record& operation);
+
+}  // namespace expert_commands
+}  // namespace troupe::coordinator
