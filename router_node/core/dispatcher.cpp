@@ -27,7 +27,9 @@ request_state* dispatcher::find(request_id id) {
 void dispatcher::wake_at(time_point at, request_id id, std::uint32_t attempt) { wakeups_.push({at, id, attempt}); }
 
 std::optional<time_point> dispatcher::next_tick() const {
-  return wakeups_.empty() ? std::nullopt : std::optional(wakeups_.top().at);
+  if (wakeups_.empty()) return std::nullopt;
+  // Hosts are looked at while somebody waits for them.
+  return requests_.empty() ? wakeups_.top().at : std::min(wakeups_.top().at, latency_.next_check());
 }
 
 dispatch_output dispatcher::take_output() {
@@ -80,7 +82,11 @@ void dispatcher::set_map(std::shared_ptr<const cluster_map> map, time_point now)
 }
 
 void dispatcher::set_link(const node_id& host, link_state link, time_point now) {
-  hosts_.set_link(host, std::move(link));
+  const auto* ready = std::get_if<link_ready>(&link);
+  const auto incarnation = ready == nullptr ? std::nullopt : std::optional(ready->incarnation);
+  const auto index = hosts_.set_link(host, std::move(link));
+  latency_.on_link(index, incarnation);
+  show_pace(index);
   fail_calls_of_lost_hosts(now);
   place_all_parked(now);
 }
@@ -101,6 +107,11 @@ answer_report dispatcher::on_answer(call_answer answer, time_point now) {
   };
   const auto from = hosts_.find(answer.host);
   if (!from) return count(answer_fate::foreign);
+  if (std::holds_alternative<partial_rows>(answer.outcome)) {
+    latency_.on_answer(*from, answer.id, now);
+  } else {
+    latency_.forget(*from, answer.id);
+  }
   auto* r = find(answer.id.request);
   if (r == nullptr) return count(fate_of_unknown(answer.id));
   auto* called = r->find_call(answer.id.attempt);
@@ -137,7 +148,16 @@ answer_fate dispatcher::accept(request_state& r, std::uint32_t attempt, const ca
               fmt::format("its answer has {} bytes instead of {}", rows.bytes.size(), wanted), now);
     return answer_fate::refused;
   }
+  if (called.doubles != 0 && answer.not_held.empty()) {
+    accept_double(r, attempt, rows);
+    return answer_fate::accepted;
+  }
+  if (called.doubles != 0) {
+    fail_call(r, attempt, cause::refused, "it does not hold all experts of the call", now);
+    return answer_fate::refused;
+  }
   leave_flight(called);
+  drop_doubles(r, attempt, counters_.hedges_lost);
   const auto host = called.host;
   if (called.is_retry) budget_.refund();
   called.state = call_answered{rows};
@@ -163,6 +183,7 @@ void dispatcher::on_send_failure(const call_id& id, const error& reason, time_po
   auto* r = find(id.request);
   auto* called = r != nullptr ? r->find_call(id.attempt) : nullptr;
   if (called == nullptr || !std::holds_alternative<call_in_flight>(called->state)) return;
+  latency_.forget(called->host, id);
   fail_call(*r, id.attempt, cause::refused, reason.message, now);
 }
 
@@ -180,11 +201,14 @@ void dispatcher::fail_call(request_state& r, std::uint32_t attempt, cause why, c
   called.state = call_given_up{};
   auto& host = hosts_.at(called.host);
   if (why == cause::timed_out) host.suspect_until = now + limits::suspect_host_for;
+  if (called.doubles != 0) return drop_doubles(r, called.doubles, counters_.hedges_abandoned);
+  promote_doubles(r, attempt);
   const auto text = fmt::format("{}: {}", host.name.value, reason);
   std::uint32_t tries = 0;
   for (const auto index : called.terms) {
     auto& t = r.terms[index];
-    if (!std::holds_alternative<term_in_call>(t.state)) continue;
+    const auto* in_call = std::get_if<term_in_call>(&t.state);
+    if (in_call == nullptr || in_call->attempt != attempt) continue;
     tries = std::max(tries, t.tries);
     park(t, why, text);
   }
@@ -260,6 +284,7 @@ void dispatcher::place_all_parked(time_point now) {
 // -- time ---------------------------------------------------------------------------------------------------------
 
 void dispatcher::tick(time_point now) {
+  if (latency_.next_check() <= now) check_paces(now);
   while (!wakeups_.empty() && wakeups_.top().at <= now) {
     const auto due = wakeups_.top();
     wakeups_.pop();
@@ -277,10 +302,15 @@ void dispatcher::tick(time_point now) {
 }
 
 void dispatcher::check_attempt(request_state& r, std::uint32_t attempt, time_point now) {
+  if (!std::holds_alternative<call_in_flight>(r.find_call(attempt)->state)) return;
+  if (r.find_call(attempt)->hedge_at.value_or(time_point::max()) <= now) {
+    r.find_call(attempt)->hedge_at.reset();
+    hedge(r, attempt, now);
+  }
   auto& called = *r.find_call(attempt);
   auto* in_flight = std::get_if<call_in_flight>(&called.state);
-  if (in_flight == nullptr || in_flight->times_out > now) return;
-  if (is_available_elsewhere(r, called, now)) {
+  if (in_flight->times_out > now) return;
+  if (called.doubles == 0 && is_available_elsewhere(r, called, now)) {
     return fail_call(r, attempt, cause::timed_out,
                      fmt::format("no answer within {} ms",
                                  std::chrono::duration_cast<std::chrono::milliseconds>(now - called.sent).count()),
@@ -297,8 +327,7 @@ bool dispatcher::is_available_elsewhere(const request_state& r, const call& c, t
     nobody why;
     find_candidates(r, t.expert, now, why);
     return std::ranges::any_of(candidates_, [&](const candidate& other) {
-      const auto& suspect = hosts_.at(other.host).suspect_until;
-      return other.host != c.host && !(suspect && *suspect > now);
+      return other.host != c.host && !hosts_.is_last_choice(other.host, now);
     });
   });
 }
@@ -314,6 +343,8 @@ void dispatcher::settle(request_state& r) {
     if (is_wanted) continue;
     leave_flight(c);  // substitution left nothing of it
     c.state = call_given_up{};
+    if (!c.hedges.empty())
+      drop_doubles(r, static_cast<std::uint32_t>(&c - r.calls.data()) + 1, counters_.hedges_abandoned);
   }
   r.combine_ready();
   if (r.is_complete()) finish(r, r.take_result());
@@ -326,6 +357,7 @@ void dispatcher::finish(request_state& r, std::variant<layer_result, error> outc
 
 void dispatcher::retire(request_state& r) {
   for (auto& c : r.calls) {
+    counters_.hedges_abandoned += c.doubles != 0 ? 1 : 0;
     if (!std::holds_alternative<call_in_flight>(c.state)) continue;
     leave_flight(c);
     c.state = call_given_up{};

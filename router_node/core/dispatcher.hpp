@@ -11,6 +11,8 @@
 // * An answer counts once: late, repeated and foreign ones are recognised by (request id, attempt) and reported.
 // * A call that does not answer in time (4 x what the host usually takes) is given up only if every expert of it can be
 //   had elsewhere: giving it up earlier would throw away work that nobody else can do.
+// * A call that takes longer than 95 % of its kind is sent to other hosts too, on a budget of its own
+// (dispatcher_hedge.cpp).
 // * First attempts are never delayed; retries after refusals and time-outs live on a budget (faults.md O9).
 #pragma once
 
@@ -29,7 +31,9 @@
 #include <vector>
 
 #include "common/cluster_map.hpp"
+#include "router_node/core/hedge_budget.hpp"
 #include "router_node/core/host_table.hpp"
+#include "router_node/core/node_latency.hpp"
 #include "router_node/core/request_state.hpp"
 #include "router_node/core/retry_budget.hpp"
 #include "router_node/core/types.hpp"
@@ -46,6 +50,13 @@ struct dispatcher_counters {
   std::uint64_t late_answers{};
   std::uint64_t repeated_answers{};
   std::uint64_t foreign_answers{};
+  // Calls for what another host was asked too, and how they ended: their rows counted; the other host was first; given
+  // up.
+  std::uint64_t hedged_calls{};
+  std::uint64_t hedges_won{};
+  std::uint64_t hedges_lost{};
+  std::uint64_t hedges_abandoned{};
+  std::uint64_t hedges_denied{};  // not sent for want of budget; not part of hedged_calls
 };
 
 class dispatcher {
@@ -94,6 +105,7 @@ class dispatcher {
   struct placement {
     std::uint32_t term{};
     candidate to;
+    bool is_probe{};  // of a slow host: doubled at once
   };
   struct wakeup {
     time_point at;
@@ -105,13 +117,22 @@ class dispatcher {
   // -- placing (dispatcher_place.cpp)
   void place_parked(request_state& r, time_point now);
   std::vector<std::uint32_t> choose_replicas(request_state& r, time_point now, std::vector<placement>& placements);
+  [[nodiscard]] candidate choose(std::optional<host_index>& probed, time_point now);
   [[nodiscard]] bool may_retry(request_state& r, term_parked& parked, bool& has_paid, time_point now);
   bool find_candidates(const request_state& r, std::uint32_t expert, time_point now, nobody& why);
   [[nodiscard]] verdict degrade_terms(request_state& r, const std::vector<std::uint32_t>& without, time_point now);
   [[nodiscard]] verdict substitute(request_state& r, const std::vector<std::uint32_t>& without, time_point now);
-  void emit_calls(request_state& r, std::vector<placement>& placements, time_point now);
-  void emit_call(request_state& r, std::span<const placement> placements, time_point now);
+  // `doubled`: the attempt that computes the same terms; 0: none.
+  void emit_calls(request_state& r, std::vector<placement>& placements, std::uint32_t doubled, time_point now);
+  void emit_call(request_state& r, std::span<const placement> placements, std::uint32_t doubled, time_point now);
   void fill_call(const request_state& r, std::span<const placement> placements, outgoing_call& out);
+
+  // -- hedging (dispatcher_hedge.cpp)
+  void arm_hedge(call& made, const call_id& id, call_size size, bool is_probe, time_point now);
+  void hedge(request_state& r, std::uint32_t attempt, time_point now);
+  void accept_double(request_state& r, std::uint32_t attempt, const partial_rows& rows);
+  void promote_doubles(request_state& r, std::uint32_t attempt);
+  void drop_doubles(request_state& r, std::uint32_t attempt, std::uint64_t& outcome);
 
   // -- answers and failures (dispatcher.cpp)
   answer_fate fate_of_unknown(const call_id& id) const;
@@ -126,6 +147,8 @@ class dispatcher {
   void check_attempt(request_state& r, std::uint32_t attempt, time_point now);
   [[nodiscard]] bool is_available_elsewhere(const request_state& r, const call& c, time_point now);
   void fail_calls_of_lost_hosts(time_point now);
+  void check_paces(time_point now);
+  void show_pace(host_index host);
   void place_all_parked(time_point now);
 
   // -- ends
@@ -140,7 +163,9 @@ class dispatcher {
   std::mt19937_64& random_;
   std::uint64_t last_id_;
   host_table hosts_;
+  node_latency latency_;
   retry_budget budget_;
+  hedge_budget hedges_;
   std::unordered_map<std::uint64_t, std::unique_ptr<request_state>> requests_;
   std::vector<std::unique_ptr<request_state>> over_;  // until take_output: callers up the stack still look at them
   std::unordered_set<std::uint64_t> parked_;          // requests with a parked term

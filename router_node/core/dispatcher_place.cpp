@@ -13,6 +13,10 @@ namespace {
 // round is only needed when the choice fell on a host whose link is being made.
 constexpr int substitution_rounds_max = 3;
 
+call_size size_of(const outgoing_call& call) {
+  return {static_cast<std::uint32_t>(call.row_index.size()), static_cast<std::uint32_t>(call.experts.size())};
+}
+
 error nobody_left(const request_state& r, const term& t, const std::string& reason) {
   return {errc::unavailable, fmt::format("no replica of expert {} can be used ({}); retry later",
                                          to_string(expert_id{r.input.layer, t.expert}), reason)};
@@ -36,7 +40,7 @@ void dispatcher::place_parked(request_state& r, time_point now) {
       return finish(r, nobody_left(r, t, std::get<term_parked>(t.state).reason));
     }
   }
-  emit_calls(r, placements, now);
+  emit_calls(r, placements, 0, now);
   const bool is_parked =
       std::ranges::any_of(r.terms, [](const term& t) { return std::holds_alternative<term_parked>(t.state); });
   if (is_parked) parked_.insert(r.id.value);
@@ -55,6 +59,7 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
   placements.clear();
   rows_by_host_.assign(hosts_.all().size(), 0);
   bool has_paid = false;
+  std::optional<host_index> probed;
   std::vector<std::uint32_t> without;
   for (std::uint32_t index = 0; index < r.terms.size(); ++index) {
     auto& t = r.terms[index];
@@ -71,9 +76,10 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
     nobody why;
     if (find_candidates(r, t.expert, now, why)) {
       if (!may_retry(r, *parked, has_paid, now)) continue;
-      const auto chosen = hosts_.choose(candidates_, rows_by_host_, now, random_);
+      const bool may_probe = !probed.has_value();
+      const auto chosen = choose(probed, now);
       rows_by_host_[chosen.host] += t.assignments.size();
-      placements.push_back({index, chosen});
+      placements.push_back({index, chosen, may_probe && probed.has_value()});
       continue;
     }
     if (why.reason.empty()) why.reason = t.last_failure;
@@ -86,6 +92,23 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
     if (why.look_at) wake_at(*why.look_at, r.id, 0);
   }
   return without;
+}
+
+// One expert of a request may go to a host that is due for a probe, where somebody else can do it and will be asked
+// too.
+candidate dispatcher::choose(std::optional<host_index>& probed, time_point now) {
+  const auto can_do = [&](const candidate& c) { return !hosts_.is_last_choice(c.host, now); };
+  if (!probed && hedges_.can_spend(1) && std::ranges::any_of(candidates_, can_do)) {
+    const auto due = std::ranges::find_if(candidates_, [&](const candidate& c) {
+      return hosts_.at(c.host).pace != node_pace::normal && latency_.wants_probe(c.host, now);
+    });
+    if (due != candidates_.end()) {
+      probed = due->host;
+      latency_.on_probe(due->host, now, random_);
+      return *due;
+    }
+  }
+  return hosts_.choose(candidates_, rows_by_host_, now, random_);
 }
 
 // The retries of one request at one time are paid once.
@@ -146,18 +169,20 @@ dispatcher::verdict dispatcher::substitute(request_state& r, const std::vector<s
   return verdict::look_again;
 }
 
-void dispatcher::emit_calls(request_state& r, std::vector<placement>& placements, time_point now) {
+void dispatcher::emit_calls(request_state& r, std::vector<placement>& placements, std::uint32_t doubled,
+                            time_point now) {
   std::ranges::sort(placements, {}, [&](const placement& p) {
     return std::tuple(p.to.host, r.terms[p.term].expert, p.to.version.value, p.term);
   });
   for (auto begin = placements.begin(); begin != placements.end();) {
     const auto end = std::find_if(begin, placements.end(), [&](const auto& p) { return p.to.host != begin->to.host; });
-    emit_call(r, {begin, end}, now);
+    emit_call(r, {begin, end}, doubled, now);
     begin = end;
   }
 }
 
-void dispatcher::emit_call(request_state& r, std::span<const placement> placements, time_point now) {
+void dispatcher::emit_call(request_state& r, std::span<const placement> placements, std::uint32_t doubled,
+                           time_point now) {
   const auto& map = *hosts_.map();
   const auto host = placements.front().to.host;
   auto& h = hosts_.at(host);
@@ -172,12 +197,14 @@ void dispatcher::emit_call(request_state& r, std::span<const placement> placemen
   fill_call(r, placements, out);
 
   call made{.host = host, .sent = now, .terms = {}, .rows = out.rows, .state = {}};
+  made.doubles = doubled;
   std::uint32_t tries = 0;
   for (const auto& p : placements) {
+    made.terms.push_back(p.term);
+    if (doubled != 0) continue;
     auto& t = r.terms[p.term];
     tries = std::max(tries, t.tries++);
     t.state = term_in_call{out.id.attempt};
-    made.terms.push_back(p.term);
   }
   const auto allowance =
       h.history.attempt_timeout(static_cast<std::uint32_t>(out.rows.size())) * (std::int64_t{1} << std::min(tries, 6U));
@@ -185,10 +212,18 @@ void dispatcher::emit_call(request_state& r, std::span<const placement> placemen
   out.is_retry = made.is_retry = tries > 0;
   made.state = call_in_flight{out.incarnation, h.link_generation, times_out};
   if (times_out < r.input.deadline) wake_at(times_out, r.id, out.id.attempt);
+  const bool is_first = doubled == 0 && !out.is_retry;
+  if (is_first) arm_hedge(made, out.id, size_of(out), std::ranges::any_of(placements, &placement::is_probe), now);
   r.calls.push_back(std::move(made));
+  if (doubled != 0) r.find_call(doubled)->hedges.push_back(out.id.attempt);
   h.rows_in_flight += out.rows.size();
+  latency_.on_sent(host, out.id, size_of(out), now);
   ++counters_.calls;
-  out.is_retry ? void(++counters_.retries) : budget_.earn();
+  counters_.retries += out.is_retry ? 1 : 0;
+  if (is_first) {
+    budget_.earn();
+    hedges_.earn();
+  }
   output_.calls.push_back(std::move(out));
 }
 

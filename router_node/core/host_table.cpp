@@ -61,24 +61,23 @@ void host_table::note_unusable(nobody& why, const host& h) {
 candidate host_table::choose(std::span<const candidate> candidates, std::span<const std::uint64_t> more, time_point now,
                              std::mt19937_64& random) const {
   if (candidates.size() == 1) return candidates.front();
-  const auto is_suspect = [&](const candidate& c) {
-    const auto& until = hosts_[c.host].suspect_until;
-    return until && *until > now;
-  };
-  const auto rows = [&](const candidate& c) {
-    return hosts_[c.host].rows_in_flight + (c.host < more.size() ? more[c.host] : 0);
+  const auto is_last = [&](const candidate& c) { return is_last_choice(c.host, now); };
+  const auto load = [&](const candidate& c) {
+    const auto& h = hosts_[c.host];
+    const auto rows = 1 + h.rows_in_flight + (c.host < more.size() ? more[c.host] : 0);
+    return static_cast<double>(rows) * h.slowness;
   };
   std::uniform_int_distribution<std::size_t> first(0, candidates.size() - 1);
   std::uniform_int_distribution<std::size_t> second(0, candidates.size() - 2);
   const auto a = first(random);
   auto b = second(random);
   if (b >= a) ++b;
-  if (is_suspect(candidates[a]) && is_suspect(candidates[b])) {
-    const auto trusted = std::ranges::find_if_not(candidates, is_suspect);
-    if (trusted != candidates.end()) return *trusted;
+  if (is_last(candidates[a]) && is_last(candidates[b])) {
+    const auto better = std::ranges::find_if_not(candidates, is_last);
+    if (better != candidates.end()) return *better;
   }
-  if (is_suspect(candidates[a]) != is_suspect(candidates[b])) return candidates[is_suspect(candidates[a]) ? b : a];
-  return candidates[rows(candidates[a]) <= rows(candidates[b]) ? a : b];
+  if (is_last(candidates[a]) != is_last(candidates[b])) return candidates[is_last(candidates[a]) ? b : a];
+  return candidates[load(candidates[a]) <= load(candidates[b]) ? a : b];
 }
 
 }  // namespace troupe::router

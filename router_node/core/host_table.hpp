@@ -18,8 +18,6 @@
 
 namespace troupe::router {
 
-using host_index = std::uint32_t;
-
 // The link to one host, as the shell reports it.
 struct link_connecting {
   time_point since;
@@ -40,6 +38,8 @@ struct host {
   std::uint64_t rows_in_flight{};
   latency_history history{};
   std::optional<time_point> suspect_until{};  // did not answer in time, and nothing was heard since
+  node_pace pace{node_pace::normal};
+  double slowness{1};  // its normalised time over that of the others (node_latency.hpp)
 };
 
 // A replica that a call can go to now.
@@ -79,8 +79,15 @@ class host_table {
   void find_candidates(const expert_id& expert, Excluded&& is_excluded, std::vector<candidate>& found,
                        nobody& why) const;
 
+  // Asked only when there is nobody else: a suspect, or a quarantined host.
+  [[nodiscard]] bool is_last_choice(host_index index, time_point now) const {
+    const auto& h = hosts_[index];
+    return (h.suspect_until && *h.suspect_until > now) || h.pace == node_pace::quarantined;
+  }
+
   // Two random candidates, and of these the one with fewer rows in flight (`more` counts rows that are about to be
-  // sent, by host). Suspects only when there is nobody else. @pre !candidates.empty()
+  // sent, by host), a slow one's rows counted `slowness` times. Last choices only when there is nobody else.
+  // @pre !candidates.empty()
   [[nodiscard]] candidate choose(std::span<const candidate> candidates, std::span<const std::uint64_t> more,
                                  time_point now, std::mt19937_64& random) const;
 

@@ -2,6 +2,7 @@
 //
 // A *term* is one expert with the rows that need it. It is parked, in a call, settled (its rows are in an answer), or
 // given up (renormalise). A *call* is in flight, answered (waiting for its turn), combined, or given up.
+// The terms of a hedged call stay in it until it or its doubles are complete.
 // Answers are combined strictly in call order, so that sums do not depend on who answers first.
 #pragma once
 
@@ -64,6 +65,10 @@ struct call {
   std::vector<std::uint32_t> rows;
   call_state state;
   bool is_retry{};
+  // Hedging (dispatcher_hedge.cpp).
+  std::optional<time_point> hedge_at{};  // when it is sent to other hosts too
+  std::vector<std::uint32_t> hedges{};   // attempts that compute its terms too
+  std::uint32_t doubles{};               // the attempt whose terms it computes too; 0: none
 };
 
 // A host that is not asked again by this request, until map or link change or the time is over.

@@ -20,6 +20,11 @@
 namespace troupe::router {
 
 using time_point = std::chrono::steady_clock::time_point;
+using host_index = std::uint32_t;  // of an expert host in host_table
+
+// What a host's call times say about it (node_latency.hpp).
+enum class node_pace : std::uint8_t { normal, slow, quarantined };
+[[nodiscard]] std::string to_string(node_pace pace);
 
 // What happens to a row when no replica of one of its experts is left.
 // `leave_out` is the generation engine's: the row is flagged as missing and the others are answered, so that one text's
@@ -116,10 +121,19 @@ struct finished_request {
   std::variant<layer_result, error> outcome;
 };
 
+// A host became slow, or fast again. For the log.
+struct pace_change {
+  node_id host;
+  node_pace from{};
+  node_pace to{};
+  std::string reason;
+};
+
 struct dispatch_output {
   std::vector<outgoing_call> calls;
   std::vector<finished_request> finished;
-  [[nodiscard]] bool empty() const { return calls.empty() && finished.empty(); }
+  std::vector<pace_change> pace_changes;
+  [[nodiscard]] bool empty() const { return calls.empty() && finished.empty() && pace_changes.empty(); }
 };
 
 }  // namespace troupe::router

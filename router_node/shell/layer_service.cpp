@@ -26,6 +26,14 @@ struct layer_service::pending {
 
 namespace {
 
+void log_change(const pace_change& change) {
+  if (change.to == node_pace::normal) {
+    spdlog::info("{} is as fast as the others again: {}", change.host.value, change.reason);
+  } else {
+    spdlog::warn("{} is {}: {}", change.host.value, to_string(change.to), change.reason);
+  }
+}
+
 bool is_aligned(const std::byte* bytes) { return reinterpret_cast<std::uintptr_t>(bytes) % alignof(float) == 0; }
 
 }  // namespace
@@ -221,6 +229,7 @@ void layer_service::run(const wire::poller& poller, time_point now) {
 
 void layer_service::flush(time_point now) {
   for (auto out = dispatcher_.take_output(); !out.empty(); out = dispatcher_.take_output()) {
+    for (const auto& change : out.pace_changes) log_change(change);
     for (const auto& call : out.calls) send(call, now);
     for (auto& finished : out.finished) finish(std::move(finished));
     if (!out.calls.empty()) compute_shared();

@@ -127,9 +127,15 @@ void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::ui
   set(late_, counted.late_answers);
   set(repeated_, counted.repeated_answers);
   set(foreign_, counted.foreign_answers);
+  set(hedges_won_, counted.hedges_won);
+  set(hedges_lost_, counted.hedges_lost);
+  set(hedges_abandoned_, counted.hedges_abandoned);
+  set(hedges_denied_, counted.hedges_denied);
   std::vector<host_gauge> hosts;
   for (const auto& h : d.hosts().all()) {
-    if (h.expected) hosts.push_back({h.name.value, std::holds_alternative<link_ready>(h.link)});
+    if (h.expected) {
+      hosts.push_back({h.name.value, std::holds_alternative<link_ready>(h.link), h.pace, h.slowness});
+    }
   }
   std::lock_guard lock(mutex_);
   hosts_ = std::move(hosts);
@@ -193,6 +199,13 @@ void router_metrics::collect_totals(std::vector<http::metric_family>& families) 
           {{{"cause", "lost"}}, lost_.value()}});
   append(families, "moe_call_retries_total", "Calls for rows that an earlier call did not get.", counter,
          {{{}, retries_.value()}});
+  append(families, "moe_hedged_calls_total",
+         "Calls for rows that a slow host had been asked for too, by how they ended.", counter,
+         {{{{"outcome", "won"}}, hedges_won_.value()},
+          {{{"outcome", "lost"}}, hedges_lost_.value()},
+          {{{"outcome", "abandoned"}}, hedges_abandoned_.value()}});
+  append(families, "moe_hedges_denied_total", "Slow calls that were not hedged for want of budget.", counter,
+         {{{}, hedges_denied_.value()}});
   append(families, "moe_answers_discarded_total", "Answers that were recognised as not wanted and dropped.", counter,
          {{{{"reason", "late"}}, late_.value()},
           {{{"reason", "repeated"}}, repeated_.value()},
@@ -214,12 +227,19 @@ void router_metrics::collect_map(std::vector<http::metric_family>& families) con
   using enum http::metric_kind;
   std::shared_ptr<const cluster_map> map;
   http::metric_family peers{"moe_peer_up", "1: the link to this expert host is ready.", gauge};
+  http::metric_family slow{"moe_node_slow", "1: gets less work because its calls take long; 2: quarantined.", gauge};
+  http::metric_family slowness{"moe_node_slowness_ratio",
+                               "Time of the node's calls over what such calls take elsewhere; 1 while normal.", gauge};
   {
     std::lock_guard lock(mutex_);
     map = map_;
-    for (const auto& h : hosts_) peers.add({{"peer", h.name}}, h.is_up ? 1 : 0);
+    for (const auto& h : hosts_) {
+      peers.add({{"peer", h.name}}, h.is_up ? 1 : 0);
+      slow.add({{"node", h.name}}, static_cast<double>(h.pace));
+      slowness.add({{"node", h.name}}, h.slowness);
+    }
   }
-  families.push_back(std::move(peers));
+  for (auto* family : {&peers, &slow, &slowness}) families.push_back(std::move(*family));
   append(families, "moe_placement_epoch", "Epoch of the cluster map this router works by; 0: none yet.", gauge,
          {{{}, map ? static_cast<double>(map->epoch.value) : 0.0}});
   if (!map) return;

@@ -69,9 +69,12 @@ class router_metrics {
   http::gauge running_, waiting_;
   http::gauge replay_cache_bytes_;
   http::gauge retries_, timed_out_, refused_, lost_, late_, repeated_, foreign_;
+  http::gauge hedges_won_, hedges_lost_, hedges_abandoned_, hedges_denied_;
   struct host_gauge {
     std::string name;
     bool is_up{};
+    node_pace pace{};
+    double slowness{1};
   };
   mutable std::mutex mutex_;  // guards map_ and hosts_
   std::shared_ptr<const cluster_map> map_;

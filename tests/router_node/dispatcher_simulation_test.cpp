@@ -14,6 +14,7 @@
 
 #include <gtest/gtest.h>
 
+#include "common/limits.hpp"
 #include "router_node/core/dispatcher.hpp"
 #include "tests/router_node/fake_cluster.hpp"
 
@@ -57,7 +58,8 @@ class simulation {
   void run() {
     publish();
     for (std::uint32_t h = 0; h < num_hosts_; ++h) link_up(h);
-    const auto requests = pick(10, 60);
+    // Now and then enough of them for the router to know what calls usually take, and to hedge.
+    const auto requests = chance(0.1) ? pick(300, 600) : pick(10, 60);
     for (std::uint32_t i = 0; i < requests; ++i) at(milliseconds(0, 10'000), [this] { send_request(); });
     for (std::uint32_t i = 0; i < faults_.host_events; ++i) at(milliseconds(0, 8'000), [this] { disturb(); });
     at(10s, [this] { heal(); });
@@ -271,6 +273,9 @@ class simulation {
 
   void carry_out() {
     auto out = dispatcher_.take_output();
+    const auto& counted = dispatcher_.counters();
+    const auto first_calls = counted.calls - counted.retries - counted.hedged_calls;
+    ASSERT_LE(static_cast<double>(counted.hedged_calls), limits::hedge_share_max * static_cast<double>(first_calls));
     for (auto& call : out.calls) {
       ASSERT_TRUE(calls_.insert(call.id).second) << "attempt " << call.id.attempt << " was used twice";
       if (chance(faults_.lose_call)) continue;
@@ -396,6 +401,8 @@ class simulation {
     EXPECT_TRUE(open_.empty()) << open_.size() << " requests never ended";
     EXPECT_EQ(dispatcher_.requests_in_flight(), 0U);
     EXPECT_EQ(dispatcher_.rows_in_flight(), 0U);
+    const auto& c = dispatcher_.counters();
+    EXPECT_EQ(c.hedged_calls, c.hedges_won + c.hedges_lost + c.hedges_abandoned);
     for (const auto& h : dispatcher_.hosts().all()) EXPECT_EQ(h.rows_in_flight, 0U) << h.name.value;
   }
 
@@ -443,12 +450,16 @@ TEST(dispatcher_simulation, every_accepted_request_ends_once_and_exactly) {
     counted.lost_calls += world.counters().lost_calls;
     counted.late_answers += world.counters().late_answers;
     counted.repeated_answers += world.counters().repeated_answers;
+    counted.hedges_won += world.counters().hedges_won;
+    counted.hedges_lost += world.counters().hedges_lost;
+    counted.hedges_abandoned += world.counters().hedges_abandoned;
   }
   if (seeds < 100) return;
   // The world was hostile enough for every path to be taken.
   EXPECT_GT(seen.succeeded, 5 * seen.failed);
   for (const auto count : {seen.failed, seen.approximate_rows, counted.retries, counted.timed_out_calls,
-                           counted.refused_calls, counted.lost_calls, counted.late_answers, counted.repeated_answers}) {
+                           counted.refused_calls, counted.lost_calls, counted.late_answers, counted.repeated_answers,
+                           counted.hedges_won, counted.hedges_lost, counted.hedges_abandoned}) {
     EXPECT_GT(count, seeds / 20);
   }
 }
