@@ -24,8 +24,14 @@ build/bin/troupe down --data-dir "$data_dir" 2>/dev/null
 build/bin/troupe up --model "$model" --expert-nodes 3 --dtype f32 --data-dir "$data_dir" --detach
 build/bin/troupe node list --data-dir "$data_dir"
 
-step "4/5 streaming text, every token through eight experts"
-.venv/bin/python scripts/stream_demo_texts.py "$model" "$data_dir"
+step "4/5 streaming text, every token through eight experts, while expert 0/0 moves to another node"
+.venv/bin/python scripts/stream_demo_texts.py "$model" "$data_dir" &
+streaming=$!
+elsewhere=$(build/bin/troupe expert show 0/0 --data-dir "$data_dir" -o json |
+  .venv/bin/python -c 'import json, sys; here = {r["node"] for r in json.load(sys.stdin)["replicas"]}; print(next(n for n in ("expert-0", "expert-1", "expert-2") if n not in here))')
+build/bin/troupe expert migrate 0/0 --to "$elsewhere" --data-dir "$data_dir"
+wait "$streaming"
+build/bin/troupe op list --data-dir "$data_dir"
 
 step "5/5 stopping the cluster"
 trap - EXIT
