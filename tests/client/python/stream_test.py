@@ -157,7 +157,10 @@ def test_p3_a_frozen_router_is_noticed(make_router: Any, tmp_path: Path, monkeyp
         process.communicate()
 
 
-def test_p13_ctrl_c_leaves_the_cluster_usable(make_router: Any) -> None:
+def test_p13_ctrl_c_leaves_the_cluster_usable(make_router: Any, request: Any) -> None:
+    # A shell's background job ignores Ctrl-C, and Python keeps it that way.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     router = make_router(behaviour=STORY.behaviour(until=3))
     with troupe.connect(router.address) as cluster:
         stream = cluster.generate("once")
