@@ -187,6 +187,11 @@ inline constexpr std::chrono::milliseconds store_busy_timeout = 5s;
 // Answers of admin commands kept for repeated ids, and events kept for `troupe events`.
 inline constexpr std::size_t admin_commands_kept_max = 1024;
 inline constexpr std::size_t events_kept_max = 1024;
+// Operations at a time (each holds a slot or waits for one), and ended ones kept for `troupe op list`.
+inline constexpr std::size_t operations_running_max = 64;
+inline constexpr std::size_t operations_kept_max = 256;
+// A node that fails to load the expert so often in one operation: the operation is rolled back.
+inline constexpr std::uint32_t operation_load_failures_max = 3;
 // The window of `share` in `expert list`, and its resolution.
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
 inline constexpr std::size_t traffic_window_buckets = 6;
@@ -313,6 +318,12 @@ inline constexpr std::size_t stop_strings_max = 16;
 inline constexpr std::size_t stop_string_bytes_max = kib;
 inline constexpr std::size_t stop_token_ids_max = 64;
 inline constexpr std::size_t logit_bias_entries_max = 1024;
+// What sampling may be asked for, the same at every door.
+inline constexpr double temperature_max = 2;
+inline constexpr double repetition_penalty_min = 0.01;
+inline constexpr double repetition_penalty_max = 10;
+inline constexpr double added_penalty_max = 2;  // presence and frequency, and as much below 0
+inline constexpr double logit_bias_max = 100;   // and as much below 0
 inline constexpr std::size_t chat_messages_max = 4096;
 // Names of unknown fields that a line of the log lists.
 inline constexpr std::size_t ignored_fields_logged_max = 8;

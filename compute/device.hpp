@@ -54,8 +54,9 @@ struct device_info {
   std::string description;  // "Intel(R) Xeon(R), oneDNN 2.6.3, avx512_core_amx, 2 threads"
   dtype type{dtype::bf16};  // of rows and packed weights; sums are f32
   std::uint32_t threads{};
-  std::optional<std::uint64_t> free_bytes{};  // of the device's own memory; none: it computes in the machine's
-  std::size_t scratch_bytes{};                // taken so far beside the slots; bounded by limits::device_scratch_*
+  std::optional<std::uint64_t>
+      free_bytes{};             // of the device's own memory, when it was opened; none: it computes in the machine's
+  std::size_t scratch_bytes{};  // taken so far beside the slots; bounded by limits::device_scratch_*
 };
 
 class device {

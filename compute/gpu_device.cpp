@@ -98,23 +98,23 @@ struct pass_layout {
 
 class gpu_device final : public device {
  public:
-  gpu_device(std::unique_ptr<gpu_runtime> runtime, dtype type) : runtime_(std::move(runtime)), type_(type) {}
+  gpu_device(std::unique_ptr<gpu_runtime> runtime, dtype type)
+      : runtime_(std::move(runtime)), facts_(runtime_->facts()), type_(type) {}
   ~gpu_device() override { runtime_->release(arena_); }
 
   device_info info() const override {
-    const auto facts = runtime_->facts();
-    return {.name = facts.name,
-            .description = facts.description,
+    return {.name = facts_.name,
+            .description = facts_.description,
             .type = type_,
             .threads = 1,
-            .free_bytes = facts.free_bytes,
+            .free_bytes = facts_.free_bytes,
             .scratch_bytes = input_.bytes() + result_.bytes() + scratch_.bytes()};
   }
 
   std::size_t slot_bytes(const model::expert_shape& shape) const override { return aligned(packed(shape).bytes()); }
 
   result<void> reserve(std::uint32_t slots, std::size_t bytes_per_slot) override {
-    if (!contents_.empty()) {
+    if (contents_.size() != 0) {
       return fail(errc::invalid_request,
                   fmt::format("this device has {} slots already; reserve is called once", contents_.size()));
     }
@@ -131,36 +131,21 @@ class gpu_device final : public device {
   }
 
   result<void> load(slot_index slot, const model::bundle_layout& layout, std::span<const std::byte> bundle) override {
-    if (slot.value >= contents_.size()) return no_such_slot(slot);
-    if (contents_[slot.value].loaded) {
-      return fail(errc::conflict, fmt::format("slot {} is not empty; unload it first", slot.value));
-    }
-    auto plan = plan_bundle(layout, bundle.size());
-    if (!plan) return fail(plan.error());
     const auto expert = packed(layout.shape);
-    if (expert.bytes() > slot_bytes_) {
-      return fail(errc::invalid_request, fmt::format("expert {} takes {} bytes, a slot has {}; reserve larger slots",
-                                                     to_string(layout.id), expert.bytes(), slot_bytes_));
-    }
+    auto plan = contents_.check_load(slot, layout, bundle.size(), expert.bytes(), slot_bytes_);
+    if (!plan) return fail(plan.error());
     if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
     expert.pack(*plan, bundle.data(), staged_expert_.begin());
     runtime_->upload(gpu_stream::load, at(slot), staged_expert_.begin(), expert.bytes());
     if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
-    contents_[slot.value] = {.loaded = true, .shape = layout.shape};
+    contents_.set(slot, layout.shape);
     return {};
   }
 
   result<void> export_bundle(slot_index slot, const model::bundle_layout& layout,
                              std::span<std::byte> target) const override {
-    if (slot.value >= contents_.size()) return no_such_slot(slot);
-    if (!holds(slot, layout.shape)) {
-      return fail(errc::invalid_request,
-                  fmt::format("slot {} is empty or holds an expert of another shape; export what was loaded there",
-                              slot.value));
-    }
-    auto plan = plan_bundle(layout, target.size());
+    auto plan = contents_.check_export(slot, layout, target.size(), type_);
     if (!plan) return fail(plan.error());
-    if (auto exact = check_exact(*plan, layout.id, type_); !exact) return exact;
     const auto expert = packed(layout.shape);
     if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
     runtime_->download(gpu_stream::load, staged_expert_.begin(), at(slot), expert.bytes());
@@ -169,13 +154,11 @@ class gpu_device final : public device {
     return {};
   }
 
-  void unload(slot_index slot) override {
-    if (slot.value < contents_.size()) contents_[slot.value] = {};
-  }
+  void unload(slot_index slot) override { contents_.clear(slot); }
 
   result<void> run(const batch& work, std::span<group_report> reports) override {
     const auto started = std::chrono::steady_clock::now();
-    const auto is_held = [&](slot_index slot) { return holds(slot, work.shape); };
+    const auto is_held = [&](slot_index slot) { return contents_.holds(slot, work.shape); };
     if (auto fine = check_batch(work, reports, is_held, type_, rows_); !fine) return fine;
     for (auto& report : reports) report.weighted_norm_sum = 0;
     const auto expert = packed(work.shape);
@@ -193,22 +176,10 @@ class gpu_device final : public device {
   }
 
  private:
-  struct slot_content {
-    bool loaded{};
-    model::expert_shape shape;
-  };
-
   [[nodiscard]] packed_expert packed(const model::expert_shape& shape) const {
     return packed_expert::of(shape, type_, panel_form::rows);
   }
   [[nodiscard]] std::byte* at(slot_index slot) const { return arena_ + slot.value * slot_bytes_; }
-  [[nodiscard]] bool holds(slot_index slot, const model::expert_shape& shape) const {
-    return slot.value < contents_.size() && contents_[slot.value].loaded && contents_[slot.value].shape == shape;
-  }
-  [[nodiscard]] result<void> no_such_slot(slot_index slot) const {
-    return fail(errc::invalid_request,
-                fmt::format("slot {} does not exist; this device has {} slots", slot.value, contents_.size()));
-  }
   // A pass of one row and one assignment: what each more of them takes at most.
   static gpu_pass single_row() {
     return {.rows = 1, .row_of = {0}, .group_of = {0}, .weight = {0}, .first_of = {0, 1}, .by_row = {0}, .groups = {0}};
@@ -332,10 +303,11 @@ class gpu_device final : public device {
   }
 
   std::unique_ptr<gpu_runtime> runtime_;
+  gpu_facts facts_;  // asking the driver takes long
   dtype type_;
   std::byte* arena_{};
   std::size_t slot_bytes_{};
-  std::vector<slot_content> contents_;
+  slot_contents contents_;
   // Of one pass: on the device, and what is copied to and from it.
   growing_memory input_{*runtime_, false}, result_{*runtime_, false}, scratch_{*runtime_, false};
   growing_memory staged_input_{*runtime_, true}, staged_result_{*runtime_, true};

@@ -14,44 +14,7 @@ namespace {
 // Rows at which the arithmetic of an expert costs as much as reading its weights.
 constexpr double balance_rows = 32;
 
-}  // namespace
-
-result<void> slot_table::reserve(std::uint32_t slots, std::size_t bytes_per_slot) {
-  if (arena_.slots() != 0) {
-    return fail(errc::invalid_request,
-                fmt::format("this device has {} slots already; reserve is called once", arena_.slots()));
-  }
-  auto made = slot_arena::make(slots, bytes_per_slot);
-  if (!made) return fail(made.error());
-  arena_ = std::move(*made);
-  contents_.assign(slots, {});
-  return {};
-}
-
-result<void> slot_table::check_index(slot_index slot) const {
-  if (slot.value < contents_.size()) return {};
-  return fail(errc::invalid_request,
-              fmt::format("slot {} does not exist; this device has {} slots", slot.value, contents_.size()));
-}
-
-result<void> slot_table::load(slot_index slot, const model::bundle_layout& layout, std::span<const std::byte> bundle) {
-  if (auto fine = check_index(slot); !fine) return fine;
-  auto& content = contents_[slot.value];
-  if (content.loaded) {
-    return fail(errc::conflict, fmt::format("slot {} is not empty; unload it first", slot.value));
-  }
-  auto plan = plan_bundle(layout, bundle.size());
-  if (!plan) return fail(plan.error());
-  auto expert = packed(layout.shape);
-  if (expert.bytes() > arena_.bytes_per_slot()) {
-    return fail(errc::invalid_request, fmt::format("expert {} takes {} bytes, a slot has {}; reserve larger slots",
-                                                   to_string(layout.id), expert.bytes(), arena_.bytes_per_slot()));
-  }
-  expert.pack(*plan, bundle.data(), arena_.slot(slot).data());
-  content = {.loaded = true, .shape = layout.shape};
-  return {};
-}
-
+// Can the checkpoint's bytes be made again from weights of type `packed`?
 result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype packed) {
   for (const auto* piece : {&plan.gate, &plan.up, &plan.down}) {
     if (piece->out == 0 || is_exact(piece->type, packed)) continue;
@@ -63,31 +26,89 @@ result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype pac
   return {};
 }
 
+}  // namespace
+
+// -- contents -----------------------------------------------------------------------------------------------------
+
+bool slot_contents::holds(slot_index slot, const model::expert_shape& shape) const {
+  return slot.value < contents_.size() && contents_[slot.value] == shape;
+}
+
+result<void> slot_contents::check_index(slot_index slot) const {
+  if (slot.value < contents_.size()) return {};
+  return fail(errc::invalid_request,
+              fmt::format("slot {} does not exist; this device has {} slots", slot.value, contents_.size()));
+}
+
+result<bundle_plan> slot_contents::check_load(slot_index slot, const model::bundle_layout& layout,
+                                              std::size_t bundle_bytes, std::size_t expert_bytes,
+                                              std::size_t slot_bytes) const {
+  if (auto fine = check_index(slot); !fine) return fail(fine.error());
+  if (contents_[slot.value]) {
+    return fail(errc::conflict, fmt::format("slot {} is not empty; unload it first", slot.value));
+  }
+  auto plan = plan_bundle(layout, bundle_bytes);
+  if (!plan) return plan;
+  if (expert_bytes > slot_bytes) {
+    return fail(errc::invalid_request, fmt::format("expert {} takes {} bytes, a slot has {}; reserve larger slots",
+                                                   to_string(layout.id), expert_bytes, slot_bytes));
+  }
+  return plan;
+}
+
+result<bundle_plan> slot_contents::check_export(slot_index slot, const model::bundle_layout& layout,
+                                                std::size_t target_bytes, dtype packed) const {
+  if (auto fine = check_index(slot); !fine) return fail(fine.error());
+  if (!holds(slot, layout.shape)) {
+    return fail(errc::invalid_request,
+                fmt::format("slot {} {}; export what was loaded there", slot.value,
+                            contents_[slot.value] ? "holds an expert of another shape" : "is empty"));
+  }
+  auto plan = plan_bundle(layout, target_bytes);
+  if (!plan) return plan;
+  if (auto exact = check_exact(*plan, layout.id, packed); !exact) return fail(exact.error());
+  return plan;
+}
+
+// -- contents in host memory --------------------------------------------------------------------------------------
+
+result<void> slot_table::reserve(std::uint32_t slots, std::size_t bytes_per_slot) {
+  if (arena_.slots() != 0) {
+    return fail(errc::invalid_request,
+                fmt::format("this device has {} slots already; reserve is called once", arena_.slots()));
+  }
+  auto made = slot_arena::make(slots, bytes_per_slot);
+  if (!made) return fail(made.error());
+  arena_ = std::move(*made);
+  contents_.resize(slots);
+  return {};
+}
+
+result<void> slot_table::load(slot_index slot, const model::bundle_layout& layout, std::span<const std::byte> bundle) {
+  const auto expert = packed(layout.shape);
+  auto plan = contents_.check_load(slot, layout, bundle.size(), expert.bytes(), arena_.bytes_per_slot());
+  if (!plan) return fail(plan.error());
+  expert.pack(*plan, bundle.data(), arena_.slot(slot).data());
+  contents_.set(slot, layout.shape);
+  return {};
+}
+
 result<void> slot_table::export_bundle(slot_index slot, const model::bundle_layout& layout,
                                        std::span<std::byte> target) const {
-  if (auto fine = check_index(slot); !fine) return fine;
-  const auto& content = contents_[slot.value];
-  if (!content.loaded || !(content.shape == layout.shape)) {
-    return fail(errc::invalid_request, fmt::format("slot {} {}; export what was loaded there", slot.value,
-                                                   content.loaded ? "holds an expert of another shape" : "is empty"));
-  }
-  auto plan = plan_bundle(layout, target.size());
+  auto plan = contents_.check_export(slot, layout, target.size(), type_);
   if (!plan) return fail(plan.error());
-  if (auto exact = check_exact(*plan, layout.id, type_); !exact) return exact;
-  packed(content.shape).unpack(*plan, arena_.slot(slot).data(), target.data());
+  packed(layout.shape).unpack(*plan, arena_.slot(slot).data(), target.data());
   return {};
 }
 
 void slot_table::unload(slot_index slot) {
   if (slot.value >= contents_.size()) return;
-  contents_[slot.value] = {};
+  contents_.clear(slot);
   arena_.release(slot);
 }
 
 const std::byte* slot_table::find(slot_index slot, const model::expert_shape& shape) const {
-  if (slot.value >= contents_.size()) return nullptr;
-  const auto& content = contents_[slot.value];
-  return content.loaded && content.shape == shape ? arena_.slot(slot).data() : nullptr;
+  return contents_.holds(slot, shape) ? arena_.slot(slot).data() : nullptr;
 }
 
 result<void> check_batch(const batch& work, std::span<group_report> reports,

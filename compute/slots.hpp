@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -12,6 +13,31 @@
 #include "compute/packing.hpp"
 
 namespace troupe::compute {
+
+// Which slot holds what, and the checks that go with it.
+class slot_contents {
+ public:
+  void resize(std::uint32_t slots) { contents_.resize(slots); }
+  [[nodiscard]] std::size_t size() const { return contents_.size(); }
+  [[nodiscard]] bool holds(slot_index slot, const model::expert_shape& shape) const;
+  // Where the weights of a bundle lie, when it may be loaded into that slot as `expert_bytes`. conflict: the slot is
+  // not empty; invalid_request: there is no such slot, the bundle does not fit the layout, or the expert not the slot.
+  [[nodiscard]] result<bundle_plan> check_load(slot_index slot, const model::bundle_layout& layout,
+                                               std::size_t bundle_bytes, std::size_t expert_bytes,
+                                               std::size_t slot_bytes) const;
+  // The same for giving the bundle back from weights of type `packed`. invalid_request, also when they were rounded.
+  [[nodiscard]] result<bundle_plan> check_export(slot_index slot, const model::bundle_layout& layout,
+                                                 std::size_t target_bytes, dtype packed) const;
+  void set(slot_index slot, const model::expert_shape& shape) { contents_[slot.value] = shape; }
+  void clear(slot_index slot) {
+    if (slot.value < contents_.size()) contents_[slot.value].reset();
+  }
+
+ private:
+  [[nodiscard]] result<void> check_index(slot_index slot) const;
+
+  std::vector<std::optional<model::expert_shape>> contents_;
+};
 
 class slot_table {
  public:
@@ -33,20 +59,11 @@ class slot_table {
   [[nodiscard]] const std::byte* find(slot_index slot, const model::expert_shape& shape) const;
 
  private:
-  [[nodiscard]] result<void> check_index(slot_index slot) const;
-
-  struct slot_content {
-    bool loaded{};
-    model::expert_shape shape;
-  };
   dtype type_;
   panel_form form_;
   slot_arena arena_;
-  std::vector<slot_content> contents_;
+  slot_contents contents_;
 };
-
-// Can the checkpoint's bytes be made again from weights of type `packed`? invalid_request with both types.
-[[nodiscard]] result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype packed);
 
 // Pointers to the rows of a batch, in the order in which group rows count.
 struct batch_rows {

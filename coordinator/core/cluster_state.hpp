@@ -250,6 +250,21 @@ struct cluster_state {
   void persist(std::vector<store_record> records, persist_in_flight then);
 };
 
+// The first record of that kind on its way to the disk for which `is_it` holds; nullptr: none. Valid until the next
+// step.
+template <class Record, class IsIt>
+const Record* find_in_flight(const cluster_state& state, IsIt is_it) {
+  for (const auto& [ticket, parts] : state.in_flight) {
+    for (const auto& part : parts) {
+      for (const auto& item : part.records) {
+        const auto* record = std::get_if<Record>(&item);
+        if (record != nullptr && is_it(*record)) return record;
+      }
+    }
+  }
+  return nullptr;
+}
+
 // How many replicas of the expert there should be.
 [[nodiscard]] std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert);
 

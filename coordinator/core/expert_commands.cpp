@@ -47,17 +47,6 @@ result<const expert_entry*> known_expert(const cluster_state& state, const exper
               fmt::format("no expert {}; layer {} has experts 0-{}", to_string(id), to_string(id.layer), in_layer - 1));
 }
 
-bool is_writing_wish(const cluster_state& state, const expert_id& expert) {
-  return std::ranges::any_of(state.in_flight, [&](const auto& item) {
-    return std::ranges::any_of(item.second, [&](const persist_in_flight& part) {
-      return std::ranges::any_of(part.records, [&](const store_record& record) {
-        const auto* wish = std::get_if<wish_record>(&record);
-        return wish != nullptr && wish->expert == expert;
-      });
-    });
-  });
-}
-
 // An expert that may be given a new wish now.
 result<const expert_entry*> free_expert(const cluster_state& state, const expert_id& id) {
   auto expert = known_expert(state, id);
@@ -68,7 +57,7 @@ result<const expert_entry*> free_expert(const cluster_state& state, const expert
                             operation_name(other->number), to_string(id), to_string(other->kind),
                             operation_name(other->number)));
   }
-  if (is_writing_wish(state, id)) {
+  if (find_in_flight<wish_record>(state, [&](const auto& wish) { return wish.expert == id; }) != nullptr) {
     return fail(errc::in_progress, fmt::format("a change of expert {} is being written; repeat it", to_string(id)));
   }
   if (operations::running(state) >= limits::operations_running_max) {

@@ -47,7 +47,8 @@ bool is_any(const slot_entry& entry) {
   return (std::holds_alternative<Lives>(entry.life) || ...);
 }
 
-bool takes_work(const node_entry& node) { return node.is_expert() && is_serving(node) && !node.is_draining(); }
+// Silent for a moment counts: no operation ends over that.
+bool stays_in_use(const node_entry& node) { return node.is_expert() && is_serving(node) && !node.is_draining(); }
 
 // The slot of the expert on that node; a replica before what is left of one.
 const std::pair<const slot_index, slot_entry>* slot_of(const node_entry& node, const expert_id& expert) {
@@ -81,7 +82,7 @@ bool is_wanted_on(const expert_entry& expert, const node_id& name) {
 // Going back: nodes that cannot take the replica any more are not waited for.
 bool can_go_back_to(const cluster_state& state, const node_id& name, const expert_id& expert) {
   auto at = state.nodes.find(name);
-  if (at == state.nodes.end() || !takes_work(at->second)) return false;
+  if (at == state.nodes.end() || !stays_in_use(at->second)) return false;
   const auto& node = at->second;
   auto failure = node.failures.find(expert);
   if (failure != node.failures.end() && failure->second.count >= limits::operation_load_failures_max) return false;
@@ -168,7 +169,7 @@ std::string obstacle(const cluster_state& state, const operation_record& operati
   }
   std::string reason;
   for (const auto& [name, node] : state.nodes) {
-    if (!takes_work(node) || slot_of(node, operation.expert) != nullptr) continue;
+    if (!stays_in_use(node) || slot_of(node, operation.expert) != nullptr) continue;
     if (!fails_on(node)) return "";
     reason = fmt::format("{} could not load it: {}", name.value, node.failures.at(operation.expert).reason);
   }
@@ -243,14 +244,7 @@ const operation_record* running_on(const cluster_state& state, const expert_id& 
     return operation.state == operation_state::running && operation.kind != operation_kind::drain &&
            operation.expert == expert;
   };
-  for (const auto& [ticket, parts] : state.in_flight) {
-    for (const auto& part : parts) {
-      for (const auto& record : part.records) {
-        const auto* operation = std::get_if<operation_record>(&record);
-        if (operation != nullptr && concerns(*operation)) return operation;
-      }
-    }
-  }
+  if (const auto* written = find_in_flight<operation_record>(state, concerns)) return written;
   for (const auto& [number, operation] : state.operations) {
     if (concerns(operation)) return &operation;
   }
@@ -258,14 +252,7 @@ const operation_record* running_on(const cluster_state& state, const expert_id& 
 }
 
 bool is_in_flight(const cluster_state& state, std::uint64_t number) {
-  return std::ranges::any_of(state.in_flight, [&](const auto& item) {
-    return std::ranges::any_of(item.second, [&](const persist_in_flight& part) {
-      return std::ranges::any_of(part.records, [&](const store_record& record) {
-        const auto* operation = std::get_if<operation_record>(&record);
-        return operation != nullptr && operation->number == number;
-      });
-    });
-  });
+  return find_in_flight<operation_record>(state, [&](const auto& one) { return one.number == number; }) != nullptr;
 }
 
 std::size_t running(const cluster_state& state) {

@@ -10,16 +10,6 @@
 
 #include "coordinator/core/cluster_state.hpp"
 
-namespace troupe::limits {
-
-// Operations at a time (each holds a slot or waits for one), and ended ones kept for `troupe op list`.
-inline constexpr std::size_t operations_running_max = 64;
-inline constexpr std::size_t operations_kept_max = 256;
-// A node that fails to load the expert so often in one operation: the operation is rolled back.
-inline constexpr std::uint32_t operation_load_failures_max = 3;
-
-}  // namespace troupe::limits
-
 namespace troupe::coordinator::operations {
 
 // In this order; the whole is at the step of whichever replica is least far.

@@ -146,18 +146,13 @@ class planner {
   }
 
   void trim(std::uint32_t e) {
-    while (plan_.wanted[e].size() > least(e)) {
+    while (plan_.wanted[e].size() > std::max(count_[e], 1U)) {
       auto given_up = replaced(e);
       auto worst = given_up ? *given_up : fullest(e);
       remove(e, worst);
       record(move_kind::drop, e, worst, move_reason::surplus);
       ++surplus_;
     }
-  }
-
-  // The last replica stays, whatever the nodes can take, unless none is wanted.
-  [[nodiscard]] std::uint32_t least(std::uint32_t e) const {
-    return input_.experts[e].count == 0U ? 0 : std::max(count_[e], 1U);
   }
 
   [[nodiscard]] std::uint32_t fullest(std::uint32_t e) const {
@@ -271,7 +266,7 @@ class planner {
       auto has = static_cast<std::uint32_t>(plan_.wanted[e].size());
       auto wanted = input_.experts[e].count.value_or(input_.replication);
       if (has < wanted) plan_.replicas_missing += wanted - has;
-      if (has == 0 && wanted > 0) ++plan_.experts_without_replica;
+      if (has == 0) ++plan_.experts_without_replica;
     }
   }
 

@@ -97,13 +97,8 @@ bool is_writing_map(const cluster_state& state) {
 
 // A command that is being written knows more than the state does.
 bool is_writing_operations(const cluster_state& state) {
-  return std::ranges::any_of(state.in_flight, [](const auto& item) {
-    return std::ranges::any_of(item.second, [](const auto& part) {
-      return std::ranges::any_of(part.records, [](const store_record& record) {
-        return std::holds_alternative<wish_record>(record) || std::holds_alternative<operation_record>(record);
-      });
-    });
-  });
+  const auto any = [](const auto&) { return true; };
+  return find_in_flight<wish_record>(state, any) != nullptr || find_in_flight<operation_record>(state, any) != nullptr;
 }
 
 std::vector<recipient> all_members(cluster_state& state) {

@@ -14,8 +14,8 @@
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
 #include "common/wire/keys.hpp"
-#include "coordinator/shell/documents.hpp"
 #include "coordinator/shell/messages.hpp"
+#include "coordinator/shell/record_json.hpp"
 #include "proto/admin.pb.h"
 #include "proto/node_coordinator.pb.h"
 
@@ -307,7 +307,7 @@ void control_server::reply(const admin_reply& answer) {
   auto proto = std::make_shared<proto::AdminReply>();
   proto->set_command_id(answer.command_id);
   if (answer.outcome) {
-    proto->set_json(outcome_document(*answer.outcome));
+    proto->set_json(to_json(*answer.outcome));
   } else {
     to_proto(answer.outcome.error(), *proto->mutable_error());
   }

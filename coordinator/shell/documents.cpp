@@ -343,12 +343,4 @@ std::string events_document(const event_log& events, std::uint64_t after) {
   return json{{"items", std::move(items)}}.dump();
 }
 
-std::string outcome_document(const command_outcome& outcome) {
-  return json{{"operation", outcome.operation}, {"verb", outcome.verb},
-              {"node", outcome.node.value},     {"state", outcome.state},
-              {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move},
-              {"expert", outcome.expert},       {"bytes_to_move", outcome.bytes_to_move}}
-      .dump();
-}
-
 }  // namespace troupe::coordinator

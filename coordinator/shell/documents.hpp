@@ -38,6 +38,5 @@ struct document_context {
 // The newest last, ended ones too.
 [[nodiscard]] std::string operations_document(const cluster_state& state);
 [[nodiscard]] std::string events_document(const event_log& events, std::uint64_t after);
-[[nodiscard]] std::string outcome_document(const command_outcome& outcome);
 
 }  // namespace troupe::coordinator

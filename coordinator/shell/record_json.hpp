@@ -12,7 +12,7 @@ namespace troupe::coordinator {
 
 [[nodiscard]] std::string to_json(const node_record& node);
 [[nodiscard]] std::string to_json(const std::vector<replica_record>& replicas);
-[[nodiscard]] std::string to_json(const command_outcome& outcome);
+[[nodiscard]] std::string to_json(const command_outcome& outcome);  // also what the command is answered with
 // corrupt when the text is not what to_json writes.
 [[nodiscard]] result<node_record> node_from_json(std::string_view text);
 [[nodiscard]] result<std::vector<replica_record>> replicas_from_json(std::string_view text);

@@ -148,11 +148,11 @@ answer_fate dispatcher::accept(request_state& r, std::uint32_t attempt, const ca
               fmt::format("its answer has {} bytes instead of {}", rows.bytes.size(), wanted), now);
     return answer_fate::refused;
   }
-  if (called.doubles != 0 && answer.not_held.empty()) {
-    accept_double(r, attempt, rows);
-    return answer_fate::accepted;
-  }
   if (called.doubles != 0) {
+    if (answer.not_held.empty()) {
+      accept_double(r, attempt, rows);
+      return answer_fate::accepted;
+    }
     fail_call(r, attempt, cause::refused, "it does not hold all experts of the call", now);
     return answer_fate::refused;
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -92,20 +93,22 @@ void read_logit_bias(field_reader& fields, const served_model& model, sampling_s
       return fields.refuse("logit_bias", fmt::format("logit_bias: '{}' is no token id below {}", key.substr(0, 32),
                                                      model.limits.vocabulary));
     }
-    if (!bias.is_number() || !(bias.get<double>() >= -100 && bias.get<double>() <= 100)) {
-      return fields.refuse("logit_bias", fmt::format("logit_bias: token {} needs a number from -100 to 100", id));
+    if (!bias.is_number() || !(std::abs(bias.get<double>()) <= limits::logit_bias_max)) {
+      return fields.refuse("logit_bias", fmt::format("logit_bias: token {} needs a number from {} to {}", id,
+                                                     -limits::logit_bias_max, limits::logit_bias_max));
     }
     into.logit_bias[id] = bias.get<float>();
   }
 }
 
 void read_sampling(field_reader& fields, const served_model& model, sampling_settings& into) {
-  into.temperature = fields.number("temperature", 0, 2, 1);
+  into.temperature = fields.number("temperature", 0, limits::temperature_max, 1);
   into.top_p = fields.number("top_p", 1e-6, 1, 1);
   into.min_p = fields.number("min_p", 0, 1, 0);
-  into.repetition_penalty = fields.number("repetition_penalty", 0.01, 10, 1);
-  into.presence_penalty = fields.number("presence_penalty", -2, 2, 0);
-  into.frequency_penalty = fields.number("frequency_penalty", -2, 2, 0);
+  into.repetition_penalty =
+      fields.number("repetition_penalty", limits::repetition_penalty_min, limits::repetition_penalty_max, 1);
+  into.presence_penalty = fields.number("presence_penalty", -limits::added_penalty_max, limits::added_penalty_max, 0);
+  into.frequency_penalty = fields.number("frequency_penalty", -limits::added_penalty_max, limits::added_penalty_max, 0);
   // -1 is how vLLM's clients say "all".
   const auto* top_k = fields.take("top_k");
   if (top_k != nullptr && *top_k != -1) into.top_k = static_cast<std::uint32_t>(fields.whole("top_k", 0, INT32_MAX, 0));

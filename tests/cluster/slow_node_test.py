@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-from support.cluster import http_request
 from support.load import SteadyLoad, batches_of
 from support.waiting import wait_until
 
@@ -56,13 +55,8 @@ class TimedLoad(SteadyLoad):
         return round(1000 * sorted(self.times[first:])[int(0.99 * (len(self.times) - first - 1))], 1)
 
 
-def metric_of(cluster, name, label):
-    text = http_request(cluster.http + "/metrics")[2].decode()
-    return next(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{" + label))
-
-
 def pace(cluster):
-    return metric_of(cluster, "moe_node_slow", f'node="{SLOW}"')
+    return cluster.metric("moe_node_slow", f'node="{SLOW}"')
 
 
 @pytest.mark.fault("N10")

@@ -4,7 +4,6 @@ import http.client
 import json
 import random
 import shutil
-import threading
 import time
 import urllib.parse
 
@@ -14,6 +13,7 @@ import troupe
 from support import golden
 from support.cluster import http_request
 from support.flatness import assert_flat, sizes
+from support.load import Clients
 from support.waiting import wait_until
 
 DEMO_MODEL = golden.FOLDER.parents[2] / "examples" / "demo_model"
@@ -122,26 +122,14 @@ def ask_over_zeromq(client, body, leave_after):
     return ("approximation" if inexact else "answer") if len(finished) == 1 else f"ends {finished}"
 
 
-class Traffic:
+class Traffic(Clients):
     """As a context manager: CLIENTS threads that ask one question after another until it is left."""
 
     def __init__(self, cluster, seed):
+        super().__init__(CLIENTS, 2 * SECONDS)
         self.cluster, self.seed = cluster, seed
         self.model = json.loads(http_request(cluster.http + "/v1/models")[2])["data"][0]["id"]
         self.ends, self.wrong = collections.Counter(), []
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(CLIENTS)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(2 * SECONDS)
-            assert not thread.is_alive(), "a request has no end"
 
     def requests(self):
         with self._lock:

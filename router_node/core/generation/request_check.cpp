@@ -14,8 +14,8 @@ namespace {
 
 result<void> refuse(std::string message) { return fail(errc::invalid_request, std::move(message)); }
 
-result<void> check_range(std::string_view name, float value, float low, float high) {
-  if (std::isfinite(value) && value >= low && value <= high) return {};
+result<void> check_range(std::string_view name, float value, double low, double high) {
+  if (std::isfinite(value) && value >= static_cast<float>(low) && value <= static_cast<float>(high)) return {};
   return refuse(fmt::format("{}: {}; use a number from {} to {}", name, value, low, high));
 }
 
@@ -77,7 +77,10 @@ result<void> check_bias(const sampling_settings& sampling, const generation_limi
     if (id >= model.vocabulary) {
       return refuse(fmt::format("logit_bias: no token {}; this model's are 0 to {}", id, model.vocabulary - 1));
     }
-    if (auto fine = check_range(fmt::format("logit_bias of token {}", id), bias, -100, 100); !fine) return fine;
+    if (auto fine = check_range(fmt::format("logit_bias of token {}", id), bias, -limits::logit_bias_max,
+                                limits::logit_bias_max);
+        !fine)
+      return fine;
   }
   return {};
 }
@@ -85,12 +88,15 @@ result<void> check_bias(const sampling_settings& sampling, const generation_limi
 }  // namespace
 
 result<void> check(const sampling_settings& sampling, const generation_limits& model) {
-  for (const auto& fine :
-       {check_range("temperature", sampling.temperature, 0, 2), check_positive("top_p", sampling.top_p, 1),
-        check_range("min_p", sampling.min_p, 0, 1),
-        check_range("repetition_penalty", sampling.repetition_penalty, 0.01F, 10),
-        check_range("presence_penalty", sampling.presence_penalty, -2, 2),
-        check_range("frequency_penalty", sampling.frequency_penalty, -2, 2), check_bias(sampling, model)}) {
+  for (const auto& fine : {check_range("temperature", sampling.temperature, 0, limits::temperature_max),
+                           check_positive("top_p", sampling.top_p, 1), check_range("min_p", sampling.min_p, 0, 1),
+                           check_range("repetition_penalty", sampling.repetition_penalty,
+                                       limits::repetition_penalty_min, limits::repetition_penalty_max),
+                           check_range("presence_penalty", sampling.presence_penalty, -limits::added_penalty_max,
+                                       limits::added_penalty_max),
+                           check_range("frequency_penalty", sampling.frequency_penalty, -limits::added_penalty_max,
+                                       limits::added_penalty_max),
+                           check_bias(sampling, model)}) {
     if (!fine) return fine;
   }
   return {};

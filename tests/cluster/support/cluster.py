@@ -109,12 +109,12 @@ class LocalCluster:
     def http(self):
         return self.context()["http"]
 
-    def metric(self, name):
-        """The first router's value, or the sum over all labels."""
+    def metric(self, name, label=""):
+        """The first router's value: the sum over all labels, or over those with `label` (node="expert-1") among them."""
         text = http_request(self.http + "/metrics")[2].decode()
         values = [float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
-                  if line.startswith((name + " ", name + "{"))]
-        assert values, f"no metric {name}"
+                  if line.startswith((name + " ", name + "{")) and label in line]
+        assert values, f"no metric {name} {label}"
         return sum(values)
 
     def connect(self):

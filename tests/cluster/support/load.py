@@ -37,15 +37,15 @@ class Tally:
     failures: list = field(default_factory=list)
 
 
-class SteadyLoad:
-    """As a context manager: `clients` threads send the batches round and round until it is left."""
+class Clients:
+    """As a context manager: threads that run `_run(number)` until `_stop` is set, which is when it is left."""
 
-    def __init__(self, cluster, batches, clients=2, dtype="f32", timeout=60.0):
-        self.cluster, self.batches, self.dtype, self.timeout = cluster, batches, dtype, timeout
-        self.tally = Tally()
+    def __init__(self, count, patience):
+        """`patience`: seconds that one of them may need to come to its end."""
+        self._patience = patience
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number, clients)) for number in range(clients)]
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
 
     def __enter__(self):
         for thread in self._threads:
@@ -55,8 +55,17 @@ class SteadyLoad:
     def __exit__(self, *_):
         self._stop.set()
         for thread in self._threads:
-            thread.join(self.timeout + 30)
+            thread.join(self._patience)
             assert not thread.is_alive(), "a client hangs past its deadline"
+
+
+class SteadyLoad(Clients):
+    """As a context manager: `clients` threads send the batches round and round until it is left."""
+
+    def __init__(self, cluster, batches, clients=2, dtype="f32", timeout=60.0):
+        super().__init__(clients, timeout + 30)
+        self.cluster, self.batches, self.dtype, self.timeout = cluster, batches, dtype, timeout
+        self.clients, self.tally = clients, Tally()
 
     def answers(self):
         with self._lock:
@@ -75,12 +84,12 @@ class SteadyLoad:
         assert self.tally.failures == []
         assert self.tally.answers > 0
 
-    def _run(self, number, clients):
+    def _run(self, number):
         with self.cluster.connect() as client:
             turn = number
             while not self._stop.is_set():
                 self._send(client, self.batches[turn % len(self.batches)])
-                turn += clients
+                turn += self.clients
 
     def _send(self, client, batch):
         begin = time.monotonic()
