@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
 
 namespace troupe::coordinator {
@@ -126,6 +127,8 @@ progress look_at_expert(const cluster_state& state, const operation_record& oper
     at = step_of_surplus(slot->second);
     waits_for = name.value;
   }
+  // Not by a map that is about to be replaced: the next one may lack a replica that is wanted again only since then.
+  if (at == step::complete && publisher::is_writing_map(state)) at = step::publish;
   if (at == step::complete && !has_surplus && !reconciler::all_routers_know(state, state.published->epoch))
     at = step::acknowledge;
   return {at, static_cast<double>(at) / static_cast<double>(step::complete), waits_for};

@@ -88,13 +88,6 @@ std::vector<store_record> changed_records(const cluster_state& state, const clus
   return changed;
 }
 
-// Maps and what belongs to them are written one after the other: the next one starts from what the disk holds.
-bool is_writing_map(const cluster_state& state) {
-  return std::ranges::any_of(state.in_flight, [](const auto& item) {
-    return std::ranges::any_of(item.second, [](const auto& part) { return part.map != nullptr; });
-  });
-}
-
 // A command that is being written knows more than the state does.
 bool is_writing_operations(const cluster_state& state) {
   const auto any = [](const auto&) { return true; };
@@ -159,6 +152,13 @@ void update_experts(cluster_state& state, const cluster_map& map) {
 }
 
 }  // namespace
+
+// Maps and what belongs to them are written one after the other: the next one starts from what the disk holds.
+bool is_writing_map(const cluster_state& state) {
+  return std::ranges::any_of(state.in_flight, [](const auto& item) {
+    return std::ranges::any_of(item.second, [](const auto& part) { return part.map != nullptr; });
+  });
+}
 
 void pass(cluster_state& state) {
   if (!state.term_durable || state.stopping || is_writing_map(state)) return;

@@ -7,6 +7,8 @@
 namespace troupe::coordinator::publisher {
 
 void pass(cluster_state& state);
+// A map is on its way to the disk: the published one is about to be replaced.
+[[nodiscard]] bool is_writing_map(const cluster_state& state);
 void acknowledged(cluster_state& state, const map_acknowledged& ack);
 // The write that carried `map` is on disk.
 void committed(cluster_state& state, const persist_in_flight& done);

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -182,24 +183,40 @@ class core_harness {
   std::vector<admin_reply> replies;
   std::vector<operator_event> events;
   std::optional<error> store_failure;  // of every write from now on
+  bool is_disk_slow{};                 // writes wait for write_next
+  std::deque<output> unwritten;
+
+  void write_next() {
+    auto out = std::move(unwritten.front());
+    unwritten.pop_front();
+    carry_out(std::move(out));
+    settle();
+  }
 
  private:
   void settle() {
     while (true) {
       auto out = machine_->take_output();
       if (out.empty()) return;
-      bool written = out.persist.empty();
-      if (!out.persist.empty() && !store_failure) {
-        for (const auto& item : out.persist) save(item);
-        written = true;
+      if (is_disk_slow && !out.persist.empty()) {
+        unwritten.push_back(std::move(out));
+      } else {
+        carry_out(std::move(out));
       }
-      if (written) {
-        std::ranges::move(out.messages, std::back_inserter(messages));
-        std::ranges::move(out.replies, std::back_inserter(replies));
-        std::ranges::move(out.events, std::back_inserter(events));
-      }
-      if (!out.persist.empty()) machine_->step(persist_result{out.ticket, written ? std::nullopt : store_failure}, now);
     }
+  }
+  void carry_out(output out) {
+    bool written = out.persist.empty();
+    if (!out.persist.empty() && !store_failure) {
+      for (const auto& item : out.persist) save(item);
+      written = true;
+    }
+    if (written) {
+      std::ranges::move(out.messages, std::back_inserter(messages));
+      std::ranges::move(out.replies, std::back_inserter(replies));
+      std::ranges::move(out.events, std::back_inserter(events));
+    }
+    if (!out.persist.empty()) machine_->step(persist_result{out.ticket, written ? std::nullopt : store_failure}, now);
   }
   template <class Rows, class Row, class Same>
   static void put(Rows& rows, const Row& row, Same same) {

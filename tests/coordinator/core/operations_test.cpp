@@ -202,6 +202,43 @@ TEST(operations, replicas_come_and_go_by_command) {
   EXPECT_EQ(again->operation, "");
 }
 
+// The planner evens out a new node: the old replica leaves the map in a write that begins behind the command's.
+TEST(operations, one_is_not_done_by_a_map_that_is_about_to_change) {
+  core_harness h(settings_of(4, 1, 2));
+  for (const char* name : {"a", "b"}) h.add_expert_node(name);
+  h.add_router("r");
+  h.converge();
+  h.add_expert_node("c");
+  auto moving = [&] {
+    for (std::uint32_t e = 0; e < 4; ++e) {
+      if (places(h, e).size() > 1) return e;
+    }
+    return 4U;
+  };
+  for (int i = 0; i < 200 && moving() == 4; ++i) {
+    h.pass(50ms);
+    h.obey("c");
+  }
+  const auto moved = moving();
+  ASSERT_LT(moved, 4U) << h.placement();
+  h.is_disk_slow = true;
+  (void)h.command(replicate_expert{expert(moved), 2, false});
+  ASSERT_EQ(h.unwritten.size(), 1U);
+  h.acknowledge("r");
+  h.pass(500ms);
+  ASSERT_EQ(h.unwritten.size(), 2U) << "the map without the old replica waits behind the command";
+  h.write_next();
+  h.pass(100ms);
+  EXPECT_EQ(h.unwritten.size(), 1U) << "the end of the operation is written already";
+  h.write_next();
+  h.is_disk_slow = false;
+  while (!h.unwritten.empty()) h.write_next();
+  EXPECT_EQ(places(h, moved).size(), 1U);
+  h.converge();
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_GT(places(h, moved).size(), 1U);
+}
+
 TEST(operations, a_migrated_replica_of_several_takes_the_place_that_was_named) {
   auto h = three_nodes(1, 2);
   auto before = places(h, 0);
