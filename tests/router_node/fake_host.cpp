@@ -144,34 +144,34 @@ void fake_host::answer(const waiting_call& call) {
       return;
     }
     case manner::doubling:
-      send_done(call, call.run.attempt());
-      send_done(call, call.run.attempt() + 1000);
-      return send_done(call, call.run.attempt());
+      return send_done(call, {call.run.attempt(), call.run.attempt() + 1000, call.run.attempt()});
     case manner::honest:
     case manner::silent:
-      return send_done(call, call.run.attempt());
+      return send_done(call, {call.run.attempt()});
   }
   ++answers_;
   (void)wire::outgoing_message().send(socket_, envelope, call.routing_id);
 }
 
-void fake_host::send_done(const waiting_call& call, std::uint32_t attempt) {
+void fake_host::send_done(const waiting_call& call, std::initializer_list<std::uint32_t> attempts) {
   proto::ExpertToRouter envelope;
   auto& done = *envelope.mutable_done();
   done.set_request_id(call.run.request_id());
-  done.set_attempt(attempt);
   done.set_incarnation(incarnation_);
   const auto bytes = compute(call);
   const auto hidden = view(call, call.run.hidden());
-  wire::outgoing_message message;
+  // The memory of the call is the router's again once it has the first answer.
   if (call.run.has_output()) {
     std::memcpy(segment_->bytes().data() + call.run.output().offset(), bytes.data(), bytes.size());
     wire::describe_shared(*done.mutable_output(), hidden.type, hidden.shape, call.run.output().offset(), bytes.size());
-  } else {
-    (void)message.attach(*done.mutable_output(), hidden.type, hidden.shape, bytes);
   }
-  ++answers_;
-  (void)message.send(socket_, envelope, call.routing_id);
+  for (const auto attempt : attempts) {
+    done.set_attempt(attempt);
+    wire::outgoing_message message;
+    if (!call.run.has_output()) (void)message.attach(*done.mutable_output(), hidden.type, hidden.shape, bytes);
+    ++answers_;
+    (void)message.send(socket_, envelope, call.routing_id);
+  }
 }
 
 }  // namespace troupe::router::testing

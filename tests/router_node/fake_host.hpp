@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <thread>
@@ -57,7 +58,8 @@ class fake_host {
   void handle(wire::received got);
   void on_hello(const std::string& routing_id, const proto::Hello& hello);
   void answer(const waiting_call& call);
-  void send_done(const waiting_call& call, std::uint32_t attempt);
+  // Computes once and sends that once per attempt.
+  void send_done(const waiting_call& call, std::initializer_list<std::uint32_t> attempts);
   [[nodiscard]] std::vector<std::byte> compute(const waiting_call& call) const;
   [[nodiscard]] tensor_view view(const waiting_call& call, const proto::Tensor& tensor) const;
 

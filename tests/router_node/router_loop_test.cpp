@@ -341,6 +341,12 @@ TEST_F(router_over_sockets, stopping_refuses_new_requests_and_ends_the_old) {
   client_->send_layer(layer_name(), x, layer().hidden);
   await([&] { return hosts_.at("expert-0")->calls_received() == 1; }, "the call is with the host");
   loop_->stop(30s);
+  // The loop's orders are one queue, and the client's socket is another: once this is refused the stop is in force.
+  std::promise<layer_outcome> refused;
+  layer_job late;
+  late.done = [&refused](layer_outcome outcome) { refused.set_value(std::move(outcome)); };
+  ASSERT_TRUE(loop_->submit(std::move(late)));
+  EXPECT_THAT(refused.get_future().get().error().message, HasSubstr("stopping"));
   client_->send_layer(layer_name(), x, layer().hidden);
   EXPECT_THAT(failure(client_->receive()).message(), HasSubstr("stopping"));
   hosts_.at("expert-0")->behave(manner::honest);
