@@ -180,6 +180,14 @@ result<json> admin_client::act(const expert_command& command) {
       fill(*request.mutable_pin());
       request.mutable_pin()->set_pinned(command.action == expert_action::pin);
       break;
+    case expert_action::prune:
+    case expert_action::restore:
+    case expert_action::add:
+      fill(*request.mutable_presence());
+      request.mutable_presence()->set_verb(command.action == expert_action::prune     ? proto::PRUNE
+                                           : command.action == expert_action::restore ? proto::RESTORE
+                                                                                      : proto::ADD);
+      break;
   }
   return state_->ask_for_document(request);
 }

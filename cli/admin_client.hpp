@@ -25,7 +25,7 @@ struct query {
 
 enum class node_action { drain, undrain, remove };
 
-enum class expert_action { migrate, replicate, pin, unpin };
+enum class expert_action { migrate, replicate, pin, unpin, prune, restore, add };
 struct expert_command {
   expert_action action{expert_action::migrate};
   expert_id expert;

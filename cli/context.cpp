@@ -21,6 +21,7 @@ json to_json(const cluster_options& options) {
   return {{"expert_nodes", options.expert_nodes},
           {"routers", options.routers},
           {"replication", options.replication},
+          {"active_experts", options.active_experts},
           {"dtype", options.dtype},
           {"device", options.device},
           {"transport", options.transport},
@@ -38,6 +39,7 @@ cluster_options options_from(const json& value) {
   options.expert_nodes = value.at("expert_nodes");
   options.routers = value.at("routers");
   options.replication = value.at("replication");
+  options.active_experts = value.value("active_experts", 0U);
   options.dtype = value.at("dtype");
   options.device = value.at("device");
   options.transport = value.at("transport");

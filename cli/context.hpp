@@ -18,6 +18,7 @@ struct cluster_options {
   std::uint32_t expert_nodes{3};
   std::uint32_t routers{1};
   std::uint32_t replication{1};
+  std::uint32_t active_experts{};  // per layer, at the first start; 0: all
   std::string dtype{"auto"};
   std::string device{"cpu"};
   std::string transport{"ipc"};  // ipc | tcp

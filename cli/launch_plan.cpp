@@ -126,7 +126,8 @@ class planner {
     auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", *http);
     for (const auto& word :
          {std::string{"--replication"}, std::to_string(options_.replication), std::string{"--expert-nodes"},
-          std::to_string(options_.expert_nodes), std::string{"--cluster-id"}, inputs_.cluster_id}) {
+          std::to_string(options_.expert_nodes), std::string{"--active-experts"},
+          std::to_string(options_.active_experts), std::string{"--cluster-id"}, inputs_.cluster_id}) {
       command.push_back(word);
     }
     if (tcp()) {

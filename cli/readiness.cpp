@@ -68,10 +68,11 @@ readiness readiness_probe::look_at_coordinator() {
     const auto absent = absent_nodes(context_, *nodes);
     if (!absent.empty()) return {false, loaded, fmt::format("{} did not join yet", fmt::join(absent, ", "))};
     const bool all_reachable = status->at("unroutable_experts") == 0;
-    const bool complete = status->at("state") == "serving" && loaded >= complete_;
+    // Pruned experts, and those that are not added yet, are not waited for.
+    const auto wanted = std::min(complete_, status->at("replicas_wanted").get<std::uint64_t>());
+    const bool complete = status->at("state") == "serving" && loaded >= wanted;
     if (all_reachable && (complete || rejoining_)) return {true, loaded, ""};
-    return {false, loaded,
-            fmt::format("{} of {} expert replicas can be used{}", loaded, complete_, reasons_of(*status))};
+    return {false, loaded, fmt::format("{} of {} expert replicas can be used{}", loaded, wanted, reasons_of(*status))};
   } catch (const json::exception& problem) {
     return {false, 0, fmt::format("the coordinator's answer cannot be used: {}", problem.what())};
   }

@@ -72,8 +72,27 @@ std::span<const map_expert> cluster_map::layer(layer_id layer) const {
   return {begin, end};
 }
 
+std::vector<std::uint8_t> cluster_map::gate_mask(layer_id id) const {
+  const auto of_layer = layer(id);
+  if (std::ranges::none_of(of_layer, &map_expert::masked)) return {};
+  std::vector<std::uint8_t> mask;
+  for (const auto& expert : of_layer) mask.push_back(expert.masked ? 0 : 1);
+  return mask;
+}
+
+std::size_t cluster_map::unroutable_experts() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(experts, [](const map_expert& e) { return !e.masked && e.replicas.empty(); }));
+}
+
 bool cluster_map::is_older_than(const cluster_map& other) const {
   return term != other.term ? term < other.term : epoch < other.epoch;
+}
+
+bool is_same_model(const cluster_map& a, const cluster_map& b) {
+  return std::ranges::equal(a.experts, b.experts, [](const map_expert& x, const map_expert& y) {
+    return x.id == y.id && x.masked == y.masked && x.version == y.version;
+  });
 }
 
 void to_proto(const cluster_map& map, proto::ClusterMap& message) {
@@ -99,6 +118,7 @@ void to_proto(const cluster_map& map, proto::ClusterMap& message) {
     m.set_state(static_cast<proto::ExpertState>(expert.state));
     m.set_version(expert.version.value);
     if (expert.digest) m.set_digest(expert.digest->data(), expert.digest->size());
+    m.set_masked(expert.masked);
     for (const auto& replica : expert.replicas) {
       auto& r = *m.add_replicas();
       r.set_node(replica.node);
@@ -145,6 +165,7 @@ result<map_expert> expert_from(const proto::MapExpert& m, int index, std::size_t
     std::memcpy(digest.data(), m.digest().data(), digest.size());
     expert.digest = digest;
   }
+  expert.masked = m.masked();
   for (const auto& r : m.replicas()) {
     if (r.node() >= num_nodes) {
       return fail(errc::invalid_request,

@@ -53,6 +53,7 @@ struct map_expert {
   weights_version version;
   std::optional<sha256_digest> digest;  // none until a replica was verified for the first time
   std::vector<map_replica> replicas;    // only replicas that may be used
+  bool masked{};  // gates choose as if the model never had it: not added yet, pruned, or restored and not back yet
   friend bool operator==(const map_expert&, const map_expert&) = default;
 };
 
@@ -69,11 +70,18 @@ struct cluster_map {
   [[nodiscard]] const map_node* find(const node_id& name) const;
   // All experts of one layer, in order.
   [[nodiscard]] std::span<const map_expert> layer(layer_id layer) const;
+  // Of the layer's experts in order: 1 where the gate may choose it, 0 where it is masked. Empty when none is masked.
+  [[nodiscard]] std::vector<std::uint8_t> gate_mask(layer_id layer) const;
+  // Experts that are wanted and have no replica: rows that choose one of them have to wait.
+  [[nodiscard]] std::size_t unroutable_experts() const;
   // Is `other` to be preferred? Larger term first, then larger epoch.
   [[nodiscard]] bool is_older_than(const cluster_map& other) const;
 
   friend bool operator==(const cluster_map&, const cluster_map&) = default;
 };
+
+// Do rows get the same from both: the same experts in the gates, of the same versions?
+[[nodiscard]] bool is_same_model(const cluster_map& a, const cluster_map& b);
 
 void to_proto(const cluster_map& map, proto::ClusterMap& message);
 // invalid_request with the field's path when order, indices or enum values are off.

@@ -19,6 +19,8 @@ int main(int argc, char** argv) {
   flags.add("--model", settings.model, "folder of the checkpoint", troupe::daemon::flag_parser::presence::required);
   flags.add("--replication", settings.replication, "replicas of each expert, on as many nodes");
   flags.add("--expert-nodes", settings.expert_nodes, "expert nodes that the first placement waits for");
+  flags.add("--active-experts", settings.active_experts,
+            "per layer, at the first start; the others are added later; 0: all take part");
   flags.add("--listen", settings.listen,
             "control address, tcp://HOST:PORT (P+1: heartbeats, P+2: admin); default: ipc");
   flags.add("--cluster-id", settings.cluster_id, "default: the launcher's, the one on disk, or a new one");

@@ -202,6 +202,35 @@ result<void> check_reach(const gating& gate, expert_mask mask, const std::option
 
 }  // namespace
 
+result<void> check_mask(const gating& gate, expert_mask mask) {
+  std::optional<group_filter> groups;
+  if (gate.groups != group_score::none) groups.emplace(gate, mask);
+  return check_reach(gate, mask, groups);
+}
+
+masked_load look_behind_mask(const gating& gate, std::span<const float> correction_bias, std::span<const float> logits,
+                             expert_mask mask) {
+  masked_load load{std::vector<double>(gate.num_experts), std::vector<std::uint64_t>(gate.num_experts)};
+  std::vector<float> probability(gate.num_experts);
+  for (std::size_t row = 0; row < logits.size() / gate.num_experts; ++row) {
+    auto row_logits = logits.subspan(row * gate.num_experts, gate.num_experts);
+    if (gate.score == score_function::sigmoid) {
+      std::ranges::transform(row_logits, probability.begin(), [](float x) { return 1.0F / (1.0F + std::exp(-x)); });
+      auto sum = std::accumulate(probability.begin(), probability.end(), 0.0F);
+      for (auto& value : probability) value /= sum;
+    } else {
+      softmax(row_logits, {}, probability);
+    }
+    for (std::size_t e = 0; e < probability.size(); ++e) load.mass[e] += mask[e] == 0 ? double{probability[e]} : 0.0;
+  }
+  auto whole = choose_experts(gate, correction_bias, logits);
+  for (auto id : whole ? whole->expert_ids : std::vector<std::int32_t>{}) {
+    auto e = static_cast<std::size_t>(id);
+    load.rows[e] += mask[e] == 0 ? 1 : 0;
+  }
+  return load;
+}
+
 result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
                                std::span<const float> logits, expert_mask mask) {
   assert(logits.size() % gate.num_experts == 0 && (mask.empty() || mask.size() == gate.num_experts));

@@ -44,6 +44,20 @@ using expert_mask = std::span<const std::uint8_t>;
 [[nodiscard]] result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
                                              std::span<const float> logits, expert_mask mask = {});
 
+// Whether rows can be gated under the mask at all: unavailable with the numbers when no choice of groups leaves k
+// experts.
+[[nodiscard]] result<void> check_mask(const gating& gate, expert_mask mask);
+
+// What rows lose by a mask. Per expert, 0 for those that may be chosen:
+struct masked_load {
+  std::vector<double> mass;         // [N] sum over the rows of the gate probability that the whole gate gives it
+  std::vector<std::uint64_t> rows;  // [N] rows whose k best it would be among
+};
+// Gate probability: the softmax over all N experts; of a sigmoid gate the score divided by the sum of all N scores.
+// @pre as choose_experts; mask is not empty; the logits are finite
+[[nodiscard]] masked_load look_behind_mask(const gating& gate, std::span<const float> correction_bias,
+                                           std::span<const float> logits, expert_mask mask);
+
 // Plain x W^T + b with f64 accumulation, for tests: hidden [T, H] -> logits [T, N].
 [[nodiscard]] std::vector<float> reference_logits(const gating& gate, const gate_parameters& parameters,
                                                   std::span<const float> hidden, std::uint32_t hidden_size);

@@ -1,4 +1,4 @@
-// troupe expert list, show, migrate, replicate, pin and unpin.
+// troupe expert list, show, migrate, replicate, pin, unpin, prune, restore and add.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -139,6 +139,11 @@ void add_expert_verbs(verb_registry& verbs) {
            "  troupe expert pin 3/17", expert_action::pin);
   changing("unpin", "Let the planner move an expert again, also one that was migrated.", "  troupe expert unpin 3/17",
            expert_action::unpin);
+  changing("prune", "Take an expert out: rows choose others, its slots become free. restore undoes it.",
+           "  troupe expert prune 3/17 --dry-run\n  troupe expert prune 3/17", expert_action::prune);
+  changing("restore", "Bring a pruned expert back.", "  troupe expert restore 3/17", expert_action::restore);
+  changing("add", "Let an expert take part that is not added yet (troupe up --active-experts).",
+           "  troupe expert add 3/17", expert_action::add);
 }
 
 }  // namespace troupe::cli

@@ -93,6 +93,7 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("expert-nodes", wanted.expert_nodes, running.expert_nodes);
   compare("routers", wanted.routers, running.routers);
   compare("replication", wanted.replication, running.replication);
+  compare("active-experts", wanted.active_experts, running.active_experts);
   compare("dtype", wanted.dtype, running.dtype);
   compare("device", wanted.device, running.device);
   compare("transport", wanted.transport, running.transport);
@@ -127,7 +128,8 @@ bool goes_on_with(const result<cluster_context>& previous, const cluster_options
   if (!previous || previous->cluster_id.empty()) return false;
   const auto& was = previous->options;
   return previous->model_fingerprint == model.description.fingerprint && was.expert_nodes == options.expert_nodes &&
-         was.replication == options.replication && was.routers == options.routers && was.dtype == options.dtype;
+         was.replication == options.replication && was.active_experts == options.active_experts &&
+         was.routers == options.routers && was.dtype == options.dtype;
 }
 
 result<void> set_state_aside(const fs::path& data_dir) {
@@ -308,6 +310,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--routers", options.routers, "how many processes take requests [1]")->check(CLI::Range(1, 100));
   verb.add_option("--replication", options.replication, "copies of each expert, on different nodes [1]")
       ->check(CLI::Range(1, 64));
+  verb.add_option("--active-experts", options.active_experts,
+                  "per layer, to begin with; others are added later (troupe expert add) [all]");
   verb.add_option("--dtype", options.dtype, "what experts compute in: auto, f32 or bf16 [auto]")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   verb.add_option("--device", options.device, "cpu, or reference (plain loops) [cpu]")

@@ -46,7 +46,13 @@ void cluster_state::persist(std::vector<store_record> records, persist_in_flight
   in_flight[out.ticket].push_back(std::move(then));
 }
 
+bool is_masked(const cluster_state& state, const expert_id& expert) {
+  const auto* in_map = state.published->find(expert);
+  return in_map != nullptr && in_map->masked;
+}
+
 std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert) {
+  if (!is_present(expert)) return 0;
   return expert.wish.replicas.value_or(state.settings.replication);
 }
 

@@ -19,6 +19,7 @@
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/output.hpp"
 #include "coordinator/core/traffic_window.hpp"
+#include "model/description.hpp"
 
 namespace troupe::coordinator {
 
@@ -38,8 +39,10 @@ struct cluster_settings {
   std::string cluster_id;
   std::string model_fingerprint;
   std::uint32_t replication{1};
-  std::uint32_t expert_nodes{1};     // how many the first placement waits for
-  std::vector<expert_spec> experts;  // ordered by id
+  std::uint32_t expert_nodes{1};              // how many the first placement waits for
+  std::vector<expert_spec> experts;           // ordered by id
+  std::map<layer_id, model::gating> gates{};  // of each layer that has experts: what may be masked
+  std::uint32_t active_experts{};  // per layer, at the cluster's first start; the others are added later; 0: all
 };
 
 // -- slots: what the coordinator knows of one replica ----------------------------------------------------------------
@@ -162,10 +165,12 @@ struct expert_dormant {
   std::string reason;
 };
 struct expert_warming {};
+struct expert_draining {};  // masked; replicas are on their way out
+struct expert_pruned {};
 struct expert_active {
   std::uint32_t replicas{};  // in the published map
 };
-using expert_life = std::variant<expert_dormant, expert_warming, expert_active>;
+using expert_life = std::variant<expert_dormant, expert_warming, expert_active, expert_draining, expert_pruned>;
 
 struct expert_entry {
   expert_id id;
@@ -265,6 +270,12 @@ const Record* find_in_flight(const cluster_state& state, IsIt is_it) {
   return nullptr;
 }
 
+// Takes part in the model, or is about to.
+[[nodiscard]] inline bool is_present(const expert_entry& expert) {
+  return expert.wish.presence == expert_presence::active;
+}
+// In the published map.
+[[nodiscard]] bool is_masked(const cluster_state& state, const expert_id& expert);
 // How many replicas of the expert there should be.
 [[nodiscard]] std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert);
 

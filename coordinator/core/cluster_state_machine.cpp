@@ -1,6 +1,8 @@
 #include "coordinator/core/cluster_state_machine.hpp"
 
 #include <algorithm>
+#include <numeric>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,6 +14,7 @@
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::coordinator {
 namespace {
@@ -42,6 +45,38 @@ node_entry restored_node(const node_record& record, time_point now) {
   return node;
 }
 
+// The experts that do not take part at first. The first ones of each layer do; of a gate that keeps k groups, as many
+// of each of the first k, so that a row finds its experts. invalid_request when that is too few.
+result<std::vector<expert_id>> progressive_start(const cluster_settings& settings) {
+  std::vector<expert_id> dormant;
+  if (settings.active_experts == 0) return dormant;
+  for (const auto& [layer, gate] : settings.gates) {
+    auto group_size = gate.num_groups > 1 ? gate.num_experts / gate.num_groups : 1;
+    auto rank = [&](std::uint32_t e) {
+      auto group = gate.num_groups > 1 ? e / group_size : 0;
+      auto in_group = gate.num_groups > 1 ? e % group_size : e;
+      return std::tuple(group >= std::max(gate.top_k_groups, 1U), in_group, group);
+    };
+    std::vector<std::uint32_t> order(gate.num_experts);
+    std::iota(order.begin(), order.end(), 0U);
+    std::ranges::stable_sort(order, {}, rank);
+    std::vector<std::uint8_t> mask(gate.num_experts);
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      if (i < settings.active_experts) {
+        mask[order[i]] = 1;
+      } else {
+        dormant.push_back({layer, order[i]});
+      }
+    }
+    if (auto enough = model::check_mask(gate, mask); !enough) {
+      return fail(errc::invalid_request,
+                  fmt::format("{} active experts are too few for layer {}: {}", settings.active_experts,
+                              to_string(layer), enough.error().message));
+    }
+  }
+  return dormant;
+}
+
 }  // namespace
 
 result<cluster_state_machine> cluster_state_machine::create(cluster_settings settings, const durable_state& durable,
@@ -62,19 +97,21 @@ result<cluster_state_machine> cluster_state_machine::create(cluster_settings set
     return fail(errc::invalid_request,
                 fmt::format("replication {} is not in 1-{}", settings.replication, limits::replicas_per_expert_max));
   }
+  auto dormant = progressive_start(settings);
+  if (!dormant) return fail(dormant.error());
   auto state = std::make_unique<cluster_state>(std::move(settings));
   state->now = now;
   state->started = now;
   state->routers_back = durable.cluster ? now + limits::restart_grace : now;
   state->term = {durable.cluster ? durable.cluster->term.value + 1 : 1};
   cluster_state_machine machine(std::move(state));
-  machine.restore(durable);
+  machine.restore(durable, durable.cluster ? std::vector<expert_id>{} : *dormant);
   return machine;
 }
 
 cluster_state_machine::cluster_state_machine(std::unique_ptr<cluster_state> state) : state_(std::move(state)) {}
 
-void cluster_state_machine::restore(const durable_state& durable) {
+void cluster_state_machine::restore(const durable_state& durable, const std::vector<expert_id>& dormant) {
   auto& state = *state_;
   auto map = publisher::map_of(durable, state.settings, state.term);
   for (const auto& record : durable.nodes) {
@@ -87,6 +124,7 @@ void cluster_state_machine::restore(const durable_state& durable) {
     expert->version = record.version;
     expert->digest = record.digest;
     state.durable_experts[static_cast<std::size_t>(expert - state.experts.data())] = record;
+    if (record.state == expert_state::pruned) expert->life = expert_pruned{};
     if (!record.replicas.empty()) {
       expert->life = expert_active{static_cast<std::uint32_t>(record.replicas.size())};
       state.placed = state.settled = true;
@@ -113,7 +151,14 @@ void cluster_state_machine::restore(const durable_state& durable) {
   }
   auto epoch = map.epoch;
   state.published = std::make_shared<const cluster_map>(std::move(map));
-  state.persist({cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, epoch}}, {});
+  std::vector<store_record> first{
+      cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, epoch}};
+  for (const auto& id : dormant) {
+    auto& expert = *state.find(id);
+    expert.wish.presence = expert_presence::dormant;
+    first.emplace_back(wish_record{id, expert.wish});
+  }
+  state.persist(std::move(first), {});
   state.tell(
       severity::info, "coordinator_started", state.settings.cluster_id,
       fmt::format("term {}, epoch {}, {} nodes are expected back", state.term.value, epoch.value, state.nodes.size()));

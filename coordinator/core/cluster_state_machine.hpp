@@ -41,7 +41,7 @@ class cluster_state_machine {
 
  private:
   explicit cluster_state_machine(std::unique_ptr<cluster_state> state);
-  void restore(const durable_state& durable);
+  void restore(const durable_state& durable, const std::vector<expert_id>& dormant);
   void advance_clock(time_point now);
   void on_persist_result(const persist_result& result);
 

@@ -130,6 +130,13 @@ struct pin_expert {
   bool pinned{true};  // false: the planner may move it again, also off nodes that an operator chose
   bool dry_run{};
 };
+// restore and add bring it back into the gates once a replica is ready.
+struct change_presence {
+  enum class verb : std::uint8_t { prune, restore, add };
+  expert_id expert;
+  verb what{verb::prune};
+  bool dry_run{};
+};
 struct cancel_operation {
   std::string operation;  // "op-7"
   bool dry_run{};
@@ -139,7 +146,7 @@ struct admin_command {
   std::string peer;
   std::string command_id;  // the same id again returns the same answer and does nothing twice
   std::variant<drain_node, undrain_node, remove_node, stop_cluster, migrate_expert, replicate_expert, pin_expert,
-               cancel_operation>
+               change_presence, cancel_operation>
       what;
   std::string who{};          // the key's user, or the admin socket
   std::int64_t at_unix_ms{};  // wall clock: for people only

@@ -8,6 +8,7 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/operations.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::coordinator::expert_commands {
 namespace {
@@ -65,6 +66,16 @@ result<const expert_entry*> free_expert(const cluster_state& state, const expert
                 fmt::format("{} operations are under way; wait until some are done", limits::operations_running_max));
   }
   return expert;
+}
+
+// One that takes part, so that it has replicas to move or to count.
+result<const expert_entry*> present_expert(const cluster_state& state, const expert_id& id) {
+  auto expert = free_expert(state, id);
+  if (!expert || is_present(**expert)) return expert;
+  bool is_pruned = (*expert)->wish.presence == expert_presence::pruned;
+  return fail(errc::conflict, fmt::format("expert {} is {}; bring it {} first: troupe expert {} {}", to_string(id),
+                                          is_pruned ? "pruned" : "not added yet", is_pruned ? "back" : "in",
+                                          is_pruned ? "restore" : "add", to_string(id)));
 }
 
 result<const node_entry*> target_node(const cluster_state& state, const node_id& name, const expert_id& expert) {
@@ -143,7 +154,7 @@ decision begin(command_outcome outcome, operation_record operation, expert_wish 
 }  // namespace
 
 result<decision> check(const cluster_state& state, const migrate_expert& what) {
-  auto expert = free_expert(state, what.expert);
+  auto expert = present_expert(state, what.expert);
   if (!expert) return fail(expert.error());
   auto target = target_node(state, what.to, what.expert);
   if (!target) return fail(target.error());
@@ -170,7 +181,7 @@ result<decision> check(const cluster_state& state, const migrate_expert& what) {
 }
 
 result<decision> check(const cluster_state& state, const replicate_expert& what) {
-  auto expert = free_expert(state, what.expert);
+  auto expert = present_expert(state, what.expert);
   if (!expert) return fail(expert.error());
   if (what.count == 0 || what.count > limits::replicas_per_expert_max) {
     return fail(errc::invalid_request,
@@ -234,6 +245,96 @@ result<decision> check(const cluster_state& state, const pin_expert& what) {
     outcome.message = fmt::format("the planner may move expert {}", to_string(what.expert));
   }
   return decision{std::move(outcome), {wish_record{what.expert, std::move(wish)}}};
+}
+
+namespace {
+
+constexpr const char* verb_of(change_presence::verb what) {
+  constexpr const char* names[] = {"prune", "restore", "add"};
+  return names[static_cast<std::size_t>(what)];
+}
+
+// Would every row still find its k experts without this one?
+result<void> check_layer_without(const cluster_state& state, const expert_id& without) {
+  auto gate = state.settings.gates.find(without.layer);
+  if (gate == state.settings.gates.end()) return {};
+  std::vector<std::uint8_t> mask;
+  for (const auto& expert : state.experts) {
+    if (expert.id.layer == without.layer) mask.push_back(is_present(expert) && expert.id != without ? 1 : 0);
+  }
+  auto enough = model::check_mask(gate->second, mask);
+  if (enough) return {};
+  auto left = std::ranges::count(mask, 1);
+  return fail(errc::conflict,
+              fmt::format("without expert {} only {} of layer {} are left, too few for the {} that a row "
+                          "needs{}; restore or add another one first",
+                          to_string(without), left, to_string(without.layer), gate->second.top_k,
+                          gate->second.num_groups > 1 ? " in the groups that it keeps" : ""));
+}
+
+// Nothing to do, or why the verb does not fit what the expert is.
+result<std::string> check_verb(const expert_entry& expert, change_presence::verb what) {
+  using verb = change_presence::verb;
+  const auto name = to_string(expert.id);
+  const auto presence = expert.wish.presence;
+  if (what == verb::prune && presence == expert_presence::pruned)
+    return fmt::format("expert {} is pruned already", name);
+  if (what != verb::prune && presence == expert_presence::active)
+    return fmt::format("expert {} takes part already", name);
+  if (what == verb::restore && presence == expert_presence::dormant)
+    return fail(errc::conflict,
+                fmt::format("expert {} was never pruned, it is not added yet: troupe expert add {}", name, name));
+  if (what == verb::add && presence == expert_presence::pruned)
+    return fail(errc::conflict,
+                fmt::format("expert {} is pruned; bring it back: troupe expert restore {}", name, name));
+  return std::string();
+}
+
+}  // namespace
+
+result<decision> check(const cluster_state& state, const change_presence& what) {
+  using verb = change_presence::verb;
+  auto expert = free_expert(state, what.expert);
+  if (!expert) return fail(expert.error());
+  auto outcome = answer(verb_of(what.what), what.expert);
+  auto nothing_to_do = check_verb(**expert, what.what);
+  if (!nothing_to_do) return fail(nothing_to_do.error());
+  if (!nothing_to_do->empty()) {
+    outcome.state = "done";
+    outcome.message = *nothing_to_do;
+    return decision{std::move(outcome), {}};
+  }
+  auto wish = (*expert)->wish;
+  auto places = places_of(state, what.expert);
+  auto operation = operation_on(state, **expert, operation_kind::prune, places);
+  if (what.what == verb::prune) {
+    if (wish.pinned) {
+      return fail(errc::conflict, fmt::format("expert {} is pinned; unpin it first: troupe expert unpin {}",
+                                              to_string(what.expert), to_string(what.expert)));
+    }
+    if (auto enough = check_layer_without(state, what.expert); !enough) return fail(enough.error());
+    wish.presence = expert_presence::pruned;
+    operation.replicas_after = 0;
+    outcome.message =
+        fmt::format("rows that would choose expert {} choose another one; {} replicas are freed ({})",
+                    to_string(what.expert), places.size(), mebibytes(places.size() * (*expert)->bundle_bytes));
+    return begin(std::move(outcome), std::move(operation), std::move(wish));
+  }
+  operation.kind = what.what == verb::restore ? operation_kind::restore : operation_kind::add;
+  auto can_hold = [&](const auto& item) {
+    return takes_work(item.second) && (has_room(item.second) || holds(item.second, what.expert));
+  };
+  if (std::ranges::none_of(state.nodes, can_hold)) {
+    return fail(errc::conflict,
+                fmt::format("no node has a free slot for expert {}; free one, or add a node", to_string(what.expert)));
+  }
+  wish.presence = expert_presence::active;
+  operation.replicas_after = wish.replicas.value_or(state.settings.replication);
+  outcome.replicas_to_move = operation.replicas_after;
+  outcome.bytes_to_move = operation.replicas_after * (*expert)->bundle_bytes;
+  outcome.message = fmt::format("expert {} is loaded ({}), then rows may choose it", to_string(what.expert),
+                                mebibytes(outcome.bytes_to_move));
+  return begin(std::move(outcome), std::move(operation), std::move(wish));
 }
 
 result<const operation_record*> find_operation(const cluster_state& state, const std::string& name) {

@@ -1,5 +1,5 @@
-// What operators ask for one expert: migrate, replicate, pin, unpin; and to cancel an operation. Here a command is
-// checked and turned into the records that make it true; admin_commands has them written and answers.
+// What operators ask for one expert: migrate, replicate, pin, unpin, prune, restore, add; and to cancel an operation.
+// Here a command is checked and turned into the records that make it true; admin_commands has them written and answers.
 #pragma once
 
 #include <vector>
@@ -21,6 +21,8 @@ namespace expert_commands {
 [[nodiscard]] result<decision> check(const cluster_state& state, const migrate_expert& what);
 [[nodiscard]] result<decision> check(const cluster_state& state, const replicate_expert& what);
 [[nodiscard]] result<decision> check(const cluster_state& state, const pin_expert& what);
+// Also conflict: a row could no longer choose k experts (of the groups that it keeps), or the verb does not fit.
+[[nodiscard]] result<decision> check(const cluster_state& state, const change_presence& what);
 
 // The operation that an operator calls "op-7". not_found when there is none (any more).
 [[nodiscard]] result<const operation_record*> find_operation(const cluster_state& state, const std::string& name);

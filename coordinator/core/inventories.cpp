@@ -119,10 +119,9 @@ void note_failure(cluster_state& state, const node_id& name, node_entry& node, c
 void apply(cluster_state& state, const inventory_report& report) {
   auto* node = state.find_member(report.node, report.incarnation);
   if (node == nullptr || !node->is_expert()) return;
-  if (report.term != state.term) {
-    state.out.messages.push_back({node->peer, report.node, inventory_request{}});
-    return;
-  }
+  // The node is asked again when that is due, not by each such report: question and answer would follow each other as
+  // fast as the network carries them until the node hears of the new term.
+  if (report.term != state.term) return;
   if (report.sequence <= node->inventory_sequence) return;
   node->inventory_sequence = report.sequence;
   membership::note_sign_of_life(state, report.node, *node);

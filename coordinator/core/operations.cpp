@@ -18,6 +18,12 @@ std::string_view to_string(operation_kind kind) {
       return "replicate";
     case operation_kind::drain:
       return "drain";
+    case operation_kind::prune:
+      return "prune";
+    case operation_kind::restore:
+      return "restore";
+    case operation_kind::add:
+      return "add";
   }
   return "unknown";
 }
@@ -103,6 +109,8 @@ std::string missing_in_plan(const cluster_state& state, const expert_entry& expe
   }
   if (operation.kind == operation_kind::migrate && !is_wanted_on(expert, operation.node))
     return fmt::format("no slot of {} is free", operation.node.value);
+  bool brings_back = operation.kind == operation_kind::restore || operation.kind == operation_kind::add;
+  if (brings_back && expert.wanted.empty()) return "no node has a free slot";
   if (operation.kind == operation_kind::replicate && expert.wanted.size() != operation.replicas_after)
     return fmt::format("there is room for {} of {} replicas", expert.wanted.size(), operation.replicas_after);
   return "";
@@ -112,7 +120,8 @@ progress look_at_expert(const cluster_state& state, const operation_record& oper
   const auto* expert = state.find(operation.expert);
   if (expert == nullptr) return {step::reserve, 0, "the model has no such expert"};
   auto waits_for = missing_in_plan(state, *expert, operation);
-  auto at = waits_for.empty() && !expert->wanted.empty() ? step::complete : step::reserve;
+  bool is_placed = expert->wanted.empty() != is_present(*expert);
+  auto at = waits_for.empty() && is_placed ? step::complete : step::reserve;
   for (const auto& name : expert->wanted) {
     auto seen = step_of_wanted(state, name, expert->id);
     if (seen >= at) continue;
@@ -128,7 +137,8 @@ progress look_at_expert(const cluster_state& state, const operation_record& oper
     waits_for = name.value;
   }
   // Not by a map that is about to be replaced: the next one may lack a replica that is wanted again only since then.
-  if (at == step::complete && publisher::is_writing_map(state)) at = step::publish;
+  bool is_mapped = is_masked(state, expert->id) != is_present(*expert) && !publisher::is_writing_map(state);
+  if (at == step::complete && !is_mapped) at = step::publish;
   if (at == step::complete && !has_surplus && !reconciler::all_routers_know(state, state.published->epoch))
     at = step::acknowledge;
   return {at, static_cast<double>(at) / static_cast<double>(step::complete), waits_for};
@@ -155,6 +165,7 @@ progress look_at_drain(const cluster_state& state, const operation_record& opera
 // Why it can never be completed as things are; empty: it can.
 std::string obstacle(const cluster_state& state, const operation_record& operation) {
   if (state.find(operation.expert) == nullptr) return "the model has no such expert";
+  if (operation.kind == operation_kind::prune) return "";
   auto fails_on = [&](const node_entry& node) {
     auto failure = node.failures.find(operation.expert);
     return failure != node.failures.end() && failure->second.count >= limits::operation_load_failures_max;

@@ -16,7 +16,7 @@ namespace troupe::coordinator::operations {
 enum class step : std::uint8_t {
   reserve,      // a slot is chosen and the load is ordered
   copy,         // the node copies, verifies and probes the expert
-  publish,      // the new replica is ready, the map that names it is being written
+  publish,      // the new replica is ready (or the expert is masked), the map that says so is being written
   acknowledge,  // not every router works by that map yet
   drain,        // the old replica is out of the map, routers may still use it
   free,         // the node gives the slot back

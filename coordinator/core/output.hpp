@@ -50,7 +50,15 @@ struct expert_record {
   weights_version version;
   std::optional<sha256_digest> digest;
   std::vector<replica_record> replicas;  // in the map
+  bool masked{};
   friend bool operator==(const expert_record&, const expert_record&) = default;
+};
+
+// Whether an expert takes part. One that does not is masked in the gates and has no replica.
+enum class expert_presence : std::uint8_t {
+  active,
+  dormant,  // not added yet (progressive addition)
+  pruned,
 };
 
 // What operators want of one expert. Empty: what the cluster's settings and the planner say.
@@ -58,7 +66,10 @@ struct expert_wish {
   std::optional<std::uint32_t> replicas;  // instead of the cluster's replication
   std::vector<node_id> nodes;             // where replicas are to be while these nodes take work, the first ones first
   bool pinned{};                          // migrate is refused until unpin
-  [[nodiscard]] bool empty() const { return !replicas && nodes.empty() && !pinned; }
+  expert_presence presence{expert_presence::active};
+  [[nodiscard]] bool empty() const {
+    return !replicas && nodes.empty() && !pinned && presence == expert_presence::active;
+  }
   friend bool operator==(const expert_wish&, const expert_wish&) = default;
 };
 
@@ -67,7 +78,7 @@ struct wish_record {
   expert_wish wish;
 };
 
-enum class operation_kind : std::uint8_t { migrate, replicate, drain };
+enum class operation_kind : std::uint8_t { migrate, replicate, drain, prune, restore, add };  // numbers: on disk
 enum class operation_state : std::uint8_t { running, done, failed, cancelled, rolled_back };
 [[nodiscard]] std::string_view to_string(operation_kind kind);
 [[nodiscard]] std::string_view to_string(operation_state state);
@@ -78,7 +89,7 @@ struct operation_record {
   std::uint64_t number{};  // people see "op-N"
   operation_kind kind{operation_kind::migrate};
   operation_state state{operation_state::running};
-  expert_id expert;                 // migrate, replicate
+  expert_id expert;                 // all but drain
   node_id node;                     // migrate: the target; drain: the node
   std::vector<node_id> from;        // where the expert's replicas were at the start
   std::uint32_t replicas_before{};  // how many were wanted at the start
@@ -95,7 +106,8 @@ struct operation_record {
 // What an operator's command came to. Also the answer to the same command id later.
 struct command_outcome {
   std::string operation;  // id of what goes on in the background; empty: done already
-  std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "cancel"
+  std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "prune",
+                          // "restore", "add", "cancel"
   node_id node;
   std::string state;    // "running", "done", "dry_run"
   std::string message;  // one line for a person

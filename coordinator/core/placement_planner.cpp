@@ -146,7 +146,9 @@ class planner {
   }
 
   void trim(std::uint32_t e) {
-    while (plan_.wanted[e].size() > std::max(count_[e], 1U)) {
+    // With no node that takes work the last replica stays where it is, unless none is wanted.
+    auto least = input_.experts[e].count == 0U ? 0U : std::max(count_[e], 1U);
+    while (plan_.wanted[e].size() > least) {
       auto given_up = replaced(e);
       auto worst = given_up ? *given_up : fullest(e);
       remove(e, worst);
@@ -266,7 +268,7 @@ class planner {
       auto has = static_cast<std::uint32_t>(plan_.wanted[e].size());
       auto wanted = input_.experts[e].count.value_or(input_.replication);
       if (has < wanted) plan_.replicas_missing += wanted - has;
-      if (has == 0) ++plan_.experts_without_replica;
+      if (has == 0 && wanted > 0) ++plan_.experts_without_replica;
     }
   }
 

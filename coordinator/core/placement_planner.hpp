@@ -49,7 +49,7 @@ struct planner_expert {
   double load{1.0};
   std::vector<planner_replica> replicas;  // at most one per node
   std::vector<std::uint32_t> avoid;       // nodes that failed to load it a moment ago
-  std::optional<std::uint32_t> count{};   // how many replicas, at least 1, instead of planner_input::replication
+  std::optional<std::uint32_t> count{};   // how many replicas instead of planner_input::replication; 0: none is to stay
   std::vector<std::uint32_t> chosen{};    // an operator's nodes, the most important first
 };
 

@@ -21,6 +21,19 @@ map_node to_map_node(const node_id& name, const node_entry& node) {
           node.facts.machine_id};
 }
 
+expert_state shown_in_map(const expert_entry& expert, bool has_replicas) {
+  switch (expert.wish.presence) {
+    case expert_presence::pruned:
+      return has_replicas ? expert_state::draining : expert_state::pruned;
+    case expert_presence::dormant:
+      return has_replicas ? expert_state::draining : expert_state::dormant;
+    case expert_presence::active:
+      break;
+  }
+  if (has_replicas) return expert_state::active;
+  return expert.wanted.empty() ? expert_state::dormant : expert_state::warming;
+}
+
 // Every serving expert node, and every replica on one that is verified.
 cluster_map candidate(const cluster_state& state) {
   cluster_map map{state.term, {}, state.settings.cluster_id, state.settings.model_fingerprint, {}, {}};
@@ -41,10 +54,12 @@ cluster_map candidate(const cluster_state& state) {
   }
   for (std::size_t e = 0; e < map.experts.size(); ++e) {
     auto& expert = map.experts[e];
-    bool warming = !state.experts[e].wanted.empty();
-    expert.state = !expert.replicas.empty() ? expert_state::active
-                   : warming                ? expert_state::warming
-                                            : expert_state::dormant;
+    const auto& entry = state.experts[e];
+    const auto* before = state.published->find(expert.id);
+    // Restored or added: not chosen before it can be served.
+    bool not_back = before != nullptr && before->masked && expert.replicas.empty();
+    expert.masked = !is_present(entry) || not_back;
+    expert.state = shown_in_map(entry, !expert.replicas.empty());
   }
   return map;
 }
@@ -52,7 +67,7 @@ cluster_map candidate(const cluster_state& state) {
 bool same_content(const cluster_map& a, const cluster_map& b) { return a.nodes == b.nodes && a.experts == b.experts; }
 
 expert_record to_record(const map_expert& expert, const std::vector<map_node>& nodes) {
-  expert_record record{expert.id, expert.state, expert.version, expert.digest, {}};
+  expert_record record{expert.id, expert.state, expert.version, expert.digest, {}, expert.masked};
   for (const auto& replica : expert.replicas) {
     record.replicas.push_back({nodes[replica.node].name, replica.slot, replica.version});
   }
@@ -143,7 +158,17 @@ void update_experts(cluster_state& state, const cluster_map& map) {
       case expert_state::warming:
         expert.life = expert_warming{};
         break;
-      default:
+      case expert_state::draining:
+        expert.life = expert_draining{};
+        break;
+      case expert_state::pruned:
+        expert.life = expert_pruned{};
+        break;
+      case expert_state::dormant:
+        if (!is_present(expert)) {
+          expert.life = expert_dormant{"not added yet"};
+          break;
+        }
         expert.life = expert_dormant{!expert.last_failure.empty() ? expert.last_failure
                                      : state.placed               ? "no node has room for it"
                                                                   : "not placed yet"};
@@ -232,7 +257,7 @@ cluster_map map_of(const durable_state& durable, const cluster_settings& setting
                          node.facts.public_key, node.facts.machine_id});
   }
   for (const auto& record : durable.experts) {
-    map_expert expert{record.expert, record.state, record.version, record.digest, {}};
+    map_expert expert{record.expert, record.state, record.version, record.digest, {}, record.masked};
     for (const auto& replica : record.replicas) {
       if (auto at = index.find(replica.node); at != index.end()) {
         expert.replicas.push_back({at->second, replica.slot, replica.version});

@@ -116,8 +116,13 @@ void carry_out_drop(cluster_state& state, const planner_input& view, const plann
   if (is_any<slot_ordered, slot_loading>(entry)) return order_free(state, name, node, slot);
   if (!is_any<slot_ready>(entry)) return;
   const auto& expert = *state.find(move.expert);
+  if (!all_routers_know(state, state.published->epoch)) return;
+  if (!is_present(expert)) {
+    if (is_masked(state, expert.id)) entry.life = slot_retiring{epoch_number{0}};
+    return;
+  }
   auto needed = std::max<std::size_t>(expert.wanted.size(), 1);
-  if (established(state, expert, name) < needed || !all_routers_know(state, state.published->epoch)) return;
+  if (established(state, expert, name) < needed) return;
   entry.life = slot_retiring{epoch_number{0}};
   entry.replaces.reset();
 }
@@ -131,7 +136,8 @@ void revive(cluster_state& state) {
       if (!is_any<slot_retiring>(entry)) continue;
       const auto& expert = *state.find(entry.expert);
       bool wanted = std::ranges::find(expert.wanted, name) != expert.wanted.end();
-      if (wanted || established(state, expert, name) == 0) entry.life = slot_ready{};
+      bool last = !is_masked(state, expert.id) && established(state, expert, name) == 0;
+      if (wanted || last) entry.life = slot_ready{};
     }
   }
 }
@@ -245,7 +251,8 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
   });
   view.experts.reserve(state.experts.size());
   for (const auto& expert : state.experts) {
-    view.experts.push_back({expert.id, 1.0, {}, {}, expert.wish.replicas, {}});
+    auto count = is_present(expert) ? expert.wish.replicas : std::optional(0U);
+    view.experts.push_back({expert.id, 1.0, {}, {}, count, {}});
   }
   std::map<node_id, std::uint32_t> index;
   for (const auto& [name, node] : state.nodes) {

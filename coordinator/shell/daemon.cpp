@@ -99,7 +99,9 @@ result<cluster_settings> settings_from(const daemon_settings& settings, const mo
   core.model_fingerprint = model.fingerprint;
   core.replication = settings.replication;
   core.expert_nodes = settings.expert_nodes;
+  core.active_experts = settings.active_experts;
   for (const auto& layer : model.layers) {
+    core.gates.emplace(layer.id, layer.gate);
     for (const auto& expert : layer.experts) core.experts.push_back({expert.id, expert.bytes()});
   }
   if (core.experts.empty()) {

@@ -21,6 +21,7 @@ struct daemon_settings {
   std::string cluster_id;  // empty: of the launcher's context.json, of the store, or a new one
   std::uint32_t replication{1};
   std::uint32_t expert_nodes{1};
+  std::uint32_t active_experts{};
 };
 
 class daemon_process {

@@ -116,6 +116,11 @@ std::uint64_t replicas_wanted(const cluster_state& state) {
   return sum;
 }
 
+std::uint64_t absent_experts(const cluster_state& state, expert_presence why) {
+  return static_cast<std::uint64_t>(
+      std::ranges::count_if(state.experts, [&](const auto& e) { return e.wish.presence == why; }));
+}
+
 std::uint32_t below_replication(const cluster_state& state) {
   std::uint32_t low = 0;
   for (const auto& expert : state.experts) {
@@ -179,7 +184,9 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
             {"expert", expert.id.index},
             {"state", std::visit(overloaded{[](const expert_dormant&) { return "dormant"; },
                                             [](const expert_warming&) { return "warming"; },
-                                            [](const expert_active&) { return "active"; }},
+                                            [](const expert_active&) { return "active"; },
+                                            [](const expert_draining&) { return "draining"; },
+                                            [](const expert_pruned&) { return "pruned"; }},
                                  expert.life)},
             {"version", expert.version.value},
             {"digest", expert.digest ? json(hex(*expert.digest)) : json(nullptr)},
@@ -213,8 +220,8 @@ std::string_view cluster_state_name(const cluster_state& state) {
 }
 
 std::uint32_t unroutable_experts(const cluster_state& state) {
-  auto routable = std::ranges::count_if(state.published->experts, [](const auto& e) { return !e.replicas.empty(); });
-  return static_cast<std::uint32_t>(state.experts.size() - static_cast<std::size_t>(routable));
+  if (state.published->experts.empty()) return static_cast<std::uint32_t>(state.experts.size());
+  return static_cast<std::uint32_t>(state.published->unroutable_experts());
 }
 
 std::uint32_t operations_running(const cluster_state& state) {
@@ -249,6 +256,8 @@ std::string status_document(const cluster_state& state, const document_context& 
                 {"unroutable_experts", unroutable_experts(state)},
                 {"operations_running", operations_running(state)},
                 {"replication", state.settings.replication},
+                {"pruned_experts", absent_experts(state, expert_presence::pruned)},
+                {"dormant_experts", absent_experts(state, expert_presence::dormant)},
                 {"experts", state.experts.size()},
                 {"replicas", replicas},
                 {"replicas_wanted", replicas_wanted(state)},

@@ -166,6 +166,14 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
       command.what = pin_expert{{{m.layer()}, m.expert()}, m.pinned(), m.dry_run()};
       return command;
     }
+    case body::kPresence: {
+      const auto& m = message.presence();
+      if (m.verb() < proto::PRUNE || m.verb() > proto::ADD)
+        return fail(errc::invalid_request, fmt::format("presence.verb = {} is unknown", static_cast<int>(m.verb())));
+      command.what =
+          change_presence{{{m.layer()}, m.expert()}, static_cast<change_presence::verb>(m.verb() - 1), m.dry_run()};
+      return command;
+    }
     case body::kCancel:
       command.what = cancel_operation{message.cancel().operation(), message.cancel().dry_run()};
       return command;

@@ -19,7 +19,7 @@ result<Value> parse(std::string_view text, const char* what, Read read) {
 }
 
 json to_document(const expert_wish& wish) {
-  json d{{"nodes", json::array()}, {"pinned", wish.pinned}};
+  json d{{"nodes", json::array()}, {"pinned", wish.pinned}, {"presence", static_cast<int>(wish.presence)}};
   for (const auto& node : wish.nodes) d["nodes"].push_back(node.value);
   if (wish.replicas) d["replicas"] = *wish.replicas;
   return d;
@@ -33,6 +33,7 @@ std::vector<node_id> nodes_from(const json& list) {
 
 expert_wish wish_from(const json& d) {
   expert_wish wish{std::nullopt, nodes_from(d.at("nodes")), d.at("pinned")};
+  wish.presence = static_cast<expert_presence>(d.value("presence", 0));
   if (d.contains("replicas")) wish.replicas = d.at("replicas").get<std::uint32_t>();
   return wish;
 }

@@ -30,6 +30,12 @@ CREATE TABLE operations(number INTEGER PRIMARY KEY, document TEXT NOT NULL);
 PRAGMA user_version = 2;
 )";
 
+// What version 3 added.
+constexpr const char* schema_of_version_3 = R"(
+ALTER TABLE experts ADD COLUMN masked INTEGER NOT NULL DEFAULT 0;
+PRAGMA user_version = 3;
+)";
+
 // One prepared statement; finalised with it.
 class statement {
  public:
@@ -88,9 +94,12 @@ class sqlite_store final : public store {
     if (!version) return fail(version.error());
     if (sqlite3_step(version->handle()) != SQLITE_ROW) return failure("read the version of");
     auto found = version->number(0);
-    if (found == 0) return run(fmt::format("BEGIN; {} {} COMMIT;", schema, schema_of_version_2).c_str());
-    if (found == 1) return run(fmt::format("BEGIN; {} COMMIT;", schema_of_version_2).c_str());
-    if (found == store_schema_version) return {};
+    if (found <= store_schema_version) {
+      constexpr const char* steps[store_schema_version] = {schema, schema_of_version_2, schema_of_version_3};
+      std::string script = "BEGIN;";
+      for (auto step = found; step < store_schema_version; ++step) script += steps[step];
+      return run((script + "COMMIT;").c_str());
+    }
     return fail(errc::wrong_version,
                 fmt::format("{} was written by a newer version (schema {}, this program knows {}); upgrade this "
                             "program, or use another data folder",
@@ -111,7 +120,7 @@ class sqlite_store final : public store {
       return node ? result<void>{} : fail(node.error());
     });
     if (!done) return fail(done.error());
-    done = each("SELECT layer, expert, state, version, digest, replicas FROM experts ORDER BY layer, expert",
+    done = each("SELECT layer, expert, state, version, digest, replicas, masked FROM experts ORDER BY layer, expert",
                 [&](statement& row) -> result<void> {
                   auto replicas = replicas_from_json(row.text(5));
                   if (!replicas) return fail(replicas.error());
@@ -120,7 +129,8 @@ class sqlite_store final : public store {
                        static_cast<expert_state>(row.number(2)),
                        {static_cast<std::uint32_t>(row.number(3))},
                        row.digest(4),
-                       *std::move(replicas)});
+                       *std::move(replicas),
+                       row.number(6) != 0});
                   return {};
                 });
     if (!done) return fail(done.error());
@@ -181,10 +191,10 @@ class sqlite_store final : public store {
     return finish(query("DELETE FROM nodes WHERE name = ?"), [&](statement& s) { s.bind(1, row.node.value); });
   }
   result<void> put(const expert_record& row) {
-    return finish(query("INSERT OR REPLACE INTO experts VALUES(?, ?, ?, ?, ?, ?)"), [&](statement& s) {
+    return finish(query("INSERT OR REPLACE INTO experts VALUES(?, ?, ?, ?, ?, ?, ?)"), [&](statement& s) {
       s.bind(1, std::uint64_t{row.expert.layer.value}).bind(2, std::uint64_t{row.expert.index});
       s.bind(3, static_cast<std::uint64_t>(row.state)).bind(4, std::uint64_t{row.version.value});
-      s.bind(5, row.digest).bind(6, to_json(row.replicas));
+      s.bind(5, row.digest).bind(6, to_json(row.replicas)).bind(7, std::uint64_t{row.masked});
     });
   }
   result<void> put(const command_record& row) {

@@ -9,7 +9,7 @@
 
 namespace troupe::coordinator {
 
-inline constexpr int store_schema_version = 2;
+inline constexpr int store_schema_version = 3;
 
 // Opens or makes the file. wrong_version when a newer program wrote it (faults.md D5); corrupt when it is no database
 // (D4); permission_denied when the folder cannot be written (D6).

@@ -75,7 +75,11 @@ class dispatcher {
   // The caller of a request went away: nothing more comes of it. False: it is over already.
   bool cancel(request_id id);
 
-  // Older maps than the current one are ignored.
+  // What the layer's gate must choose under now; empty: it may choose every expert. Valid until the next map.
+  [[nodiscard]] const std::vector<std::uint8_t>& gate_mask(layer_id layer) const { return hosts_.gate_mask(layer); }
+
+  // Older maps than the current one are ignored. A request that still has calls to make and was gated under another
+  // mask than the new map's begins anew, so that its answer is that of one map.
   void set_map(std::shared_ptr<const cluster_map> map, time_point now);
   // Each call is a new state: calls in flight to the host fail and go elsewhere.
   void set_link(const node_id& host, link_state link, time_point now);
@@ -116,6 +120,7 @@ class dispatcher {
 
   // -- placing (dispatcher_place.cpp)
   void place_parked(request_state& r, time_point now);
+  [[nodiscard]] bool gate_anew(request_state& r);
   std::vector<std::uint32_t> choose_replicas(request_state& r, time_point now, std::vector<placement>& placements);
   [[nodiscard]] candidate choose(std::optional<host_index>& probed, time_point now);
   [[nodiscard]] bool may_retry(request_state& r, term_parked& parked, bool& has_paid, time_point now);

@@ -24,9 +24,31 @@ error nobody_left(const request_state& r, const term& t, const std::string& reas
 
 }  // namespace
 
+error masked_expert(const expert_id& expert) {
+  return {errc::conflict,
+          fmt::format("expert {} is masked: it is pruned, or not added yet; choose among the others, or bring it back: "
+                      "troupe expert restore {}, troupe expert add {}",
+                      to_string(expert), to_string(expert), to_string(expert))};
+}
+
+// False: it cannot be gated any more, and is over.
+bool dispatcher::gate_anew(request_state& r) {
+  const auto is_parked = [](const term& t) { return std::holds_alternative<term_parked>(t.state); };
+  const auto& mask = hosts_.gate_mask(r.input.layer);
+  if (!r.input.choose_again || r.input.mask == mask || std::ranges::none_of(r.terms, is_parked)) return true;
+  auto chosen = r.input.choose_again(mask);
+  if (!chosen) {
+    finish(r, std::move(chosen.error()));
+    return false;
+  }
+  r.begin_anew(std::move(*chosen), mask);
+  return true;
+}
+
 void dispatcher::place_parked(request_state& r, time_point now) {
   if (r.is_over) return;
   parked_.erase(r.id.value);
+  if (!gate_anew(r)) return;
   std::vector<placement> placements;
   for (int round = 0;; ++round) {
     const auto without = choose_replicas(r, now, placements);
@@ -130,6 +152,13 @@ dispatcher::verdict dispatcher::degrade_terms(request_state& r, const std::vecto
     finish(r, nobody_left(r, r.terms[index], std::get<term_parked>(r.terms[index].state).reason));
     return verdict::over;
   };
+  const auto& present = hosts_.gate_mask(r.input.layer);
+  for (const auto index : without) {
+    const auto& t = r.terms[index];
+    if (r.input.choose_again || present.empty() || present[t.expert] != 0) continue;
+    finish(r, masked_expert({r.input.layer, t.expert}));
+    return verdict::over;
+  }
   switch (r.input.policy) {
     case degrade::wait:
       return verdict::go_on;
@@ -153,6 +182,7 @@ dispatcher::verdict dispatcher::substitute(request_state& r, const std::vector<s
                                            time_point now) {
   std::vector<std::uint8_t> mask(r.input.num_experts);
   for (std::uint32_t e = 0; e < r.input.num_experts; ++e) {
+    if (!r.input.mask.empty() && r.input.mask[e] == 0) continue;
     nobody why;
     mask[e] = find_candidates(r, e, now, why) || (why.connecting_until && *why.connecting_until > now) ? 1 : 0;
   }
@@ -192,7 +222,8 @@ void dispatcher::emit_call(request_state& r, std::span<const placement> placemen
   out.incarnation = std::get<link_ready>(h.link).incarnation;
   out.layer = r.input.layer;
   out.term = map.term;
-  out.epoch = r.epoch = map.epoch;
+  out.epoch = map.epoch;
+  if (!r.input.choose_again || r.input.mask == hosts_.gate_mask(r.input.layer)) r.epoch = map.epoch;
   out.time_left = std::chrono::ceil<std::chrono::milliseconds>(r.input.deadline - now);
   fill_call(r, placements, out);
 

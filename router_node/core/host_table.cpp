@@ -23,6 +23,16 @@ void host_table::set_map(std::shared_ptr<const cluster_map> map) {
     by_map_index_.push_back(index);
     if (node.state != node_state::lost) hosts_[index].expected = node.incarnation;
   }
+  masks_.clear();
+  for (const auto& expert : map_->experts) {
+    if (expert.masked) masks_.try_emplace(expert.id.layer.value, map_->gate_mask(expert.id.layer));
+  }
+}
+
+const std::vector<std::uint8_t>& host_table::gate_mask(layer_id layer) const {
+  static const std::vector<std::uint8_t> none;
+  const auto at = masks_.find(layer.value);
+  return at == masks_.end() ? none : at->second;
 }
 
 host_index host_table::set_link(const node_id& name, link_state link) {

@@ -60,6 +60,8 @@ class host_table {
   // Takes over which hosts exist and what they hold.
   void set_map(std::shared_ptr<const cluster_map> map);
   [[nodiscard]] const std::shared_ptr<const cluster_map>& map() const { return map_; }
+  // cluster_map::gate_mask. Valid until the next map.
+  [[nodiscard]] const std::vector<std::uint8_t>& gate_mask(layer_id layer) const;
 
   // Makes the host known if it is not. Returns its index.
   host_index set_link(const node_id& name, link_state link);
@@ -98,7 +100,8 @@ class host_table {
   static void note_unusable(nobody& why, const host& h);
 
   std::shared_ptr<const cluster_map> map_;
-  std::vector<host_index> by_map_index_;  // index into map_->nodes -> host
+  std::unordered_map<std::uint32_t, std::vector<std::uint8_t>> masks_;  // by layer; only layers with masked experts
+  std::vector<host_index> by_map_index_;                                // index into map_->nodes -> host
   std::vector<host> hosts_;
   std::unordered_map<node_id, host_index> by_name_;
 };

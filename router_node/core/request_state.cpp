@@ -73,6 +73,20 @@ void request_state::choose_again(const model::routing& chosen, const std::vector
   add_terms(&marked);
 }
 
+void request_state::begin_anew(model::routing chosen, std::vector<std::uint8_t> mask) {
+  input.routing = std::move(chosen);
+  input.mask = std::move(mask);
+  ignore_through.assign(input.rows, static_cast<std::uint32_t>(calls.size()));
+  std::ranges::fill(sums, 0.0F);
+  std::ranges::fill(flags, std::uint8_t{0});
+  scale.clear();
+  for (auto& t : terms) {
+    t.assignments.clear();
+    t.state = term_settled{};
+  }
+  add_terms();
+}
+
 // Of the row's terms that count, without those given up.
 double request_state::weight_left(std::uint32_t row) const {
   double left = 0;

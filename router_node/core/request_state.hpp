@@ -105,6 +105,9 @@ struct request_state {
   // Takes another choice over for the marked rows: what was computed for them is void, their old terms shrink or end.
   void choose_again(const model::routing& chosen, const std::vector<std::uint8_t>& marked);
 
+  // Takes another gating over for all rows: nothing that was computed or decided counts any more.
+  void begin_anew(model::routing chosen, std::vector<std::uint8_t> mask);
+
   // Drops a term; the rows' other terms are scaled up to the same sum of weights.
   // False when one of the rows has no other term left.
   [[nodiscard]] bool give_up_term(std::uint32_t index);

@@ -103,17 +103,22 @@ struct dispatch_request {
   std::uint32_t hidden{};
   dtype wire{dtype::f32};  // of the rows that hosts send back: f32 or bf16
   model::routing routing;
+  std::vector<std::uint8_t> mask{};  // that the gate chose under: dispatcher::gate_mask; empty: none
   degrade policy{degrade::wait};
   time_point deadline;
-  // Chooses again for all rows under a mask of available experts. Empty: the caller chose, `substitute` cannot be.
+  // Chooses again for all rows under a mask of available experts. Empty: the caller chose; `substitute` cannot be, and
+  // the request fails with `conflict` when one of its experts is masked and has no replica left.
   std::function<result<model::routing>(model::expert_mask)> choose_again;
 };
+
+// For a caller that gated itself and chose an expert that nobody may choose.
+[[nodiscard]] error masked_expert(const expert_id& expert);
 
 struct layer_result {
   std::vector<float> sums;          // [T, H]: routed experts only
   model::routing routing;           // after substitution, before capacity
   std::vector<std::uint8_t> flags;  // [T]
-  epoch_number epoch;               // of the newest map that a call of the request went by
+  epoch_number epoch;  // of the newest map that a call went by, among those whose mask the rows were gated under
 };
 
 struct finished_request {

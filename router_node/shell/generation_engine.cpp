@@ -89,6 +89,8 @@ result<std::uint64_t> generation_engine::generate(generation_job job) {
 
 void generation_engine::cancel(std::uint64_t number) { put(cancelled_text{number}); }
 
+void generation_engine::forget_prefixes() { put(changed_model{}); }
+
 void generation_engine::stop(std::chrono::milliseconds grace) {
   {
     std::lock_guard lock(mutex_);
@@ -155,6 +157,8 @@ void generation_engine::obey(cancelled_text&& order, time_point) {
   scheduler_.cancel({order.number});
   settings_.metrics->on_cancelled();
 }
+
+void generation_engine::obey(changed_model&&, time_point) { scheduler_.forget_prefixes(); }
 
 void generation_engine::obey(stop_order&& order, time_point now) { stop_at_ = now + order.grace; }
 

@@ -61,6 +61,8 @@ class generation_engine final : public generation_gateway {
   [[nodiscard]] const generation_limits& limits() const override { return limits_; }
   [[nodiscard]] result<std::uint64_t> generate(generation_job job) override;
   void cancel(std::uint64_t number) override;
+  // Experts were masked, came back, or changed: texts that begin from now on share nothing with earlier ones.
+  void forget_prefixes();
   // New requests are refused; those in progress get `grace` to end, what is left then ends as unavailable.
   void stop(std::chrono::milliseconds grace);
 
@@ -80,7 +82,8 @@ class generation_engine final : public generation_gateway {
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  using item = std::variant<new_text, cancelled_text, experts_answered, stop_order>;
+  struct changed_model {};
+  using item = std::variant<new_text, cancelled_text, experts_answered, changed_model, stop_order>;
 
   void put(item i);
   [[nodiscard]] std::vector<item> wait(time_point until);
@@ -88,6 +91,7 @@ class generation_engine final : public generation_gateway {
   void obey(new_text&& order, time_point now);
   void obey(cancelled_text&& order, time_point now);
   void obey(experts_answered&& order, time_point now);
+  void obey(changed_model&& order, time_point now);
   void obey(stop_order&& order, time_point now);
   [[nodiscard]] bool start_step(time_point now);
   void advance(step_run& step);

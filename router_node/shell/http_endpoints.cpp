@@ -68,18 +68,25 @@ http::response json_answer(const nlohmann::json& document) {
   return {.body = document.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)};
 }
 
-std::vector<http::route> model_routes(const model::description& model, std::uint32_t context_tokens) {
+std::vector<http::route> model_routes(const model::description& model, std::uint32_t context_tokens,
+                                      std::function<std::uint64_t()> count_masked) {
   const auto created =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   nlohmann::json entry{{"id", model.name}, {"object", "model"}, {"created", created}, {"owned_by", "troupe"}};
   if (context_tokens > 0) entry["max_model_len"] = context_tokens;
+  // A model without some of its experts is another model, and says so.
+  const auto now = [entry, count = std::move(count_masked)] {
+    auto document = entry;
+    document["troupe"] = {{"masked_experts", count()}};
+    return document;
+  };
   return {{"GET", "/v1/models", 0,
-           [entry](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
-             exchange->reply(json_answer({{"object", "list"}, {"data", nlohmann::json::array({entry})}}));
+           [now](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
+             exchange->reply(json_answer({{"object", "list"}, {"data", nlohmann::json::array({now()})}}));
            }},
           {"GET", "/v1/models/{model}", 0,
-           [entry, &model](const http::request& asked, const std::shared_ptr<http::exchange>& exchange) {
-             if (asked.parameter == model.name) return exchange->reply(json_answer(entry));
+           [now, &model](const http::request& asked, const std::shared_ptr<http::exchange>& exchange) {
+             if (asked.parameter == model.name) return exchange->reply(json_answer(now()));
              exchange->reply(http::error_response(
                  404, "model_not_found",
                  fmt::format("there is no model '{}' here; GET /v1/models lists '{}'", asked.parameter, model.name),
@@ -132,8 +139,8 @@ std::string write_layer_body(const layer_answer& answer) {
 }
 
 std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model, layer_gateway& gateway,
-                                      std::uint32_t context_tokens) {
-  auto routes = model_routes(model, context_tokens);
+                                      std::uint32_t context_tokens, std::function<std::uint64_t()> count_masked) {
+  auto routes = model_routes(model, context_tokens, std::move(count_masked));
   routes.push_back({"POST", "/v1/layers/{layer}", limits::http_layer_body_bytes_max,
                     [&plan, &gateway](http::request request, const std::shared_ptr<http::exchange>& exchange) {
                       handle_layer(plan, gateway, std::move(request), exchange);

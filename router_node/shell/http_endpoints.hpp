@@ -44,8 +44,9 @@ struct field_error {
 [[nodiscard]] std::string write_layer_body(const layer_answer& answer);
 
 // `plan`, `gateway` and `model` outlive the server. `context_tokens`: what prompt and answer may have together, of
-// models that answer with text; 0 otherwise.
+// models that answer with text; 0 otherwise. `count_masked`: experts that no row may choose now; any thread.
 [[nodiscard]] std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model,
-                                                    layer_gateway& gateway, std::uint32_t context_tokens = 0);
+                                                    layer_gateway& gateway, std::uint32_t context_tokens,
+                                                    std::function<std::uint64_t()> count_masked);
 
 }  // namespace troupe::router

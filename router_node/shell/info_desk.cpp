@@ -76,7 +76,6 @@ result<std::string> info_desk::from_map(info_kind kind, const std::string& layer
 }
 
 std::string info_desk::status_from_map(const std::string& notice) const {
-  const auto unroutable = std::ranges::count_if(map_->experts, [](const map_expert& e) { return e.replicas.empty(); });
   std::size_t most = 0;
   for (const auto& layer : plan_.layers()) most = std::max<std::size_t>(most, layer.num_experts);
   return dump({{"cluster_id", map_->cluster_id},
@@ -90,7 +89,7 @@ std::string info_desk::status_from_map(const std::string& notice) const {
                  {"layers", plan_.layers().size()},
                  {"experts_per_layer", most}}},
                {"nodes", map_->nodes.size()},
-               {"unroutable_experts", unroutable},
+               {"unroutable_experts", map_->unroutable_experts()},
                {"operations_running", nullptr}});
 }
 

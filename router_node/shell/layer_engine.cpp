@@ -80,6 +80,12 @@ result<model::routing> layer_engine::choose(const layer_plan& layer, std::span<c
   return model::choose_experts(weights.gate, weights.correction_bias, logits, mask);
 }
 
+model::masked_load layer_engine::look_behind_mask(const layer_plan& layer, std::span<const float> logits,
+                                                  model::expert_mask mask) const {
+  const auto& weights = state_->layers[layer.place];
+  return model::look_behind_mask(weights.gate, weights.correction_bias, logits, mask);
+}
+
 result<void> layer_engine::add_shared(const layer_plan& layer, const float* x, std::uint32_t rows, float* y) {
   return state_->layers[layer.place].shared->add_to(x, rows, y);
 }

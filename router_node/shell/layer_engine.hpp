@@ -32,6 +32,9 @@ class layer_engine {
   [[nodiscard]] std::vector<float> logits(const layer_plan& layer, const float* x, std::uint32_t rows) const;
   [[nodiscard]] result<model::routing> choose(const layer_plan& layer, std::span<const float> logits,
                                               model::expert_mask mask) const;
+  // What the rows lose by the mask. @pre !mask.empty()
+  [[nodiscard]] model::masked_load look_behind_mask(const layer_plan& layer, std::span<const float> logits,
+                                                    model::expert_mask mask) const;
   // y [rows, H] += the layer's shared expert. @pre layer.has_shared
   [[nodiscard]] result<void> add_shared(const layer_plan& layer, const float* x, std::uint32_t rows, float* y);
 

@@ -111,14 +111,21 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
                            .policy = p.job.policy,
                            .deadline = p.job.deadline,
                            .choose_again = {}};
+  const auto& present = dispatcher_.gate_mask(layer.id);
   if (p.job.given) {
     request.routing = *p.job.given;
+    for (const auto id : present.empty() ? std::vector<std::int32_t>{} : request.routing.expert_ids) {
+      const auto expert = static_cast<std::uint32_t>(id);
+      if (id >= 0 && present[expert] == 0) return fail(masked_expert({layer.id, expert}));
+    }
     return request;
   }
   p.logits = engine_.logits(layer, p.x, p.rows);
-  auto chosen = engine_.choose(layer, p.logits, {});
+  auto chosen = engine_.choose(layer, p.logits, present);
   if (!chosen) return fail(chosen.error());
   request.routing = std::move(*chosen);
+  request.mask = present;
+  if (!present.empty()) metrics_.on_masked(layer.place, engine_.look_behind_mask(layer, p.logits, present));
   request.choose_again = [this, &layer, &logits = p.logits](model::expert_mask mask) {
     return engine_.choose(layer, logits, mask);
   };

@@ -213,6 +213,10 @@ result<void> router::impl::start_loop() {
             std::lock_guard lock(link_mutex_);
             if (link_) link_->acknowledge(term, epoch);
           },
+      .model_changed =
+          [this] {
+            if (texts_) texts_->forget_prefixes();
+          },
       .seed = std::random_device{}()};
   loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
@@ -265,7 +269,8 @@ result<std::vector<http::route>> router::impl::client_routes() {
   if (auto safe = http::check_exposure(options_.http, !options_.api_keys.empty(), options_.no_auth); !safe) {
     return fail(safe.error());
   }
-  auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0);
+  auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
+                             [loop = loop_] { return loop->health().masked.load(); });
   for (auto& route : texts_ ? texts_->routes() : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;
   auto keys = http::api_keys::open(options_.api_keys);

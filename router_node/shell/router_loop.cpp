@@ -109,10 +109,12 @@ void router_loop::obey(new_map&& order, time_point now) {
     return;
   }
   health_.is_other_model = false;
+  const auto before = service_.map();
   if (!service_.use_map(order.map, now)) return;
+  if (before && settings_.model_changed && !is_same_model(*before, map)) settings_.model_changed();
   desk_.use_map(order.map);
-  health_.unroutable = static_cast<std::uint64_t>(
-      std::ranges::count_if(map.experts, [](const map_expert& e) { return e.replicas.empty(); }));
+  health_.unroutable = map.unroutable_experts();
+  health_.masked = static_cast<std::uint64_t>(std::ranges::count(map.experts, true, &map_expert::masked));
   health_.epoch = map.epoch.value;
   count_links();
   settings_.acknowledge(map.term, map.epoch);

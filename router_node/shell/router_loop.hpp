@@ -38,6 +38,8 @@ struct loop_settings {
   info_desk::ask_coordinator ask_coordinator;
   // This map is in use, and no older one. Called on the router's thread.
   std::function<void(term_number, epoch_number)> acknowledge;
+  // The map in use says other masks or versions than the one before. Called on the router's thread.
+  std::function<void()> model_changed{};
   std::uint64_t seed{};
 };
 
@@ -47,6 +49,7 @@ struct loop_health {
   std::atomic<std::uint32_t> hosts_wanted{};  // expert hosts of the map
   std::atomic<std::uint32_t> hosts_ready{};
   std::atomic<std::uint64_t> unroutable{};  // experts of the map without a replica
+  std::atomic<std::uint64_t> masked{};      // experts that no row may choose: pruned, or not added yet
   std::atomic<bool> is_other_model{};       // the cluster serves another checkpoint than this router has
 };
 

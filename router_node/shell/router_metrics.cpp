@@ -33,6 +33,8 @@ router_metrics::layer_counters::layer_counters(const layer_plan& plan)
       id(plan.id),
       calls(plan.num_experts),
       tokens(plan.num_experts),
+      masked_mass(plan.num_experts),
+      masked_rows(plan.num_experts),
       recent_tokens(plan.num_experts) {}
 
 router_metrics::router_metrics(const model_plan& plan) {
@@ -60,6 +62,14 @@ void router_metrics::on_answer(const answer_report& report) {
   if (report.fate != answer_fate::accepted) return;
   if (auto* layer = find(report.layer)) {
     layer->latency.observe(std::chrono::duration<double>(report.round_trip).count());
+  }
+}
+
+void router_metrics::on_masked(std::uint32_t place, const model::masked_load& load) {
+  auto& layer = *layers_[place];
+  for (std::size_t e = 0; e < load.mass.size(); ++e) {
+    layer.masked_mass[e].add(load.mass[e]);
+    layer.masked_rows[e].add(static_cast<double>(load.rows[e]));
   }
 }
 
@@ -156,6 +166,11 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
   using enum http::metric_kind;
   http::metric_family calls{"moe_expert_calls_total", "Calls that asked an expert for rows.", counter};
   http::metric_family tokens{"moe_expert_tokens_total", "Rows that were sent to an expert.", counter};
+  http::metric_family mass{"moe_masked_gate_mass_total",
+                           "Gate probability that rows gave to an expert which was masked: pruned, or not added yet.",
+                           counter};
+  http::metric_family masked{"moe_masked_rows_total", "Rows that would have chosen an expert which was masked.",
+                             counter};
   http::metric_family latency{"moe_expert_latency_seconds", "From a call to an expert host to its answer.", histogram};
   http::metric_family messages{"moe_dispatch_messages_total",
                                "Calls to expert hosts: one per host and layer of a request, and retries.", counter};
@@ -168,13 +183,17 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
     for (std::size_t e = 0; e < layer->calls.size(); ++e) {
       calls.add({label, {"expert", std::to_string(e)}}, layer->calls[e].value());
       tokens.add({label, {"expert", std::to_string(e)}}, layer->tokens[e].value());
+      if (layer->masked_mass[e].value() == 0) continue;  // most experts, for ever
+      mass.add({label, {"expert", std::to_string(e)}}, layer->masked_mass[e].value());
+      masked.add({label, {"expert", std::to_string(e)}}, layer->masked_rows[e].value());
     }
     latency.add({label}, layer->latency);
     messages.add({label}, layer->messages.value());
     spread.add({label}, layer->entropy.value());
     ratio.add({label}, layer->imbalance.value());
   }
-  for (auto* family : {&calls, &tokens, &latency, &messages, &spread, &ratio}) families.push_back(std::move(*family));
+  for (auto* family : {&calls, &tokens, &mass, &masked, &latency, &messages, &spread, &ratio})
+    families.push_back(std::move(*family));
 }
 
 void router_metrics::collect_totals(std::vector<http::metric_family>& families) const {

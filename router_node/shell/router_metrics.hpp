@@ -24,6 +24,8 @@ class router_metrics {
   // -- the router's thread
   void on_call(const outgoing_call& call);
   void on_answer(const answer_report& report);
+  // Rows were gated under a mask. `place`: layer_plan::place.
+  void on_masked(std::uint32_t place, const model::masked_load& load);
   // A job of one layer has ended: its rows by outcome.
   void on_rows(const finished_request& finished, std::uint32_t rows);
   // A client's request has ended.
@@ -44,8 +46,10 @@ class router_metrics {
   struct layer_counters {
     std::string name;
     layer_id id;
-    std::vector<http::counter> calls;   // [N]
-    std::vector<http::counter> tokens;  // [N]
+    std::vector<http::counter> calls;        // [N]
+    std::vector<http::counter> tokens;       // [N]
+    std::vector<http::counter> masked_mass;  // [N]
+    std::vector<http::counter> masked_rows;  // [N]
     http::histogram latency{http::latency_bounds()};
     http::counter messages;
     http::gauge entropy;

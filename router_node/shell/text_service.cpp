@@ -124,6 +124,7 @@ std::vector<http::route> text_service::routes() {
 
 void text_service::collect(std::vector<http::metric_family>& families) const { parts_->metrics.collect(families); }
 void text_service::run(layer_gateway& experts) { parts_->engine->run(experts); }
+void text_service::forget_prefixes() { parts_->engine->forget_prefixes(); }
 void text_service::stop(std::chrono::milliseconds grace) { parts_->engine->stop(grace); }
 
 std::string text_service::describe() const {

@@ -56,6 +56,8 @@ class text_service {
   // The engine's thread; returns after stop().
   void run(layer_gateway& experts);
   // Any thread.
+  // generation_engine::forget_prefixes; any thread.
+  void forget_prefixes();
   void stop(std::chrono::milliseconds grace);
 
  private:

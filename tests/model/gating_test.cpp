@@ -325,6 +325,36 @@ TEST(gating_groups, a_group_with_too_few_present_experts_is_passed_over) {
   EXPECT_THAT(choose_experts(grouped(3, 2), negative, logits, mask)->expert_ids, ElementsAre(1, 2, 3));
 }
 
+TEST(gating_masks, what_rows_lose_by_a_mask_is_counted_per_expert) {
+  std::vector<float> logits{2, 1, 0, 0, /**/ 0, 0, 3, 0};
+  std::vector<std::uint8_t> mask{0, 1, 0, 1};
+  auto lost = look_behind_mask(plain(4, 2), {}, logits, mask);
+  EXPECT_THAT(lost.rows, ElementsAre(2U, 0U, 1U, 0U)) << "equal scores: the lower index";
+  const double first = std::exp(2.0) + std::exp(1.0) + 2;
+  const double second = std::exp(3.0) + 3;
+  EXPECT_NEAR(lost.mass[0], std::exp(2.0) / first + 1 / second, 1e-6);
+  EXPECT_EQ(lost.mass[1], 0.0);
+  EXPECT_NEAR(lost.mass[2], 1 / first + std::exp(3.0) / second, 1e-6);
+}
+
+TEST(gating_masks, the_probability_of_a_sigmoid_gate_is_its_share_of_all_scores) {
+  auto gate = plain(2, 1);
+  gate.score = score_function::sigmoid;
+  std::vector<std::uint8_t> mask{0, 1};
+  auto lost = look_behind_mask(gate, {}, std::vector<float>{0, 100}, mask);
+  EXPECT_NEAR(lost.mass[0], 0.5 / 1.5, 1e-6);
+  EXPECT_THAT(lost.rows, ElementsAre(0U, 0U));
+}
+
+TEST(gating_masks, too_few_experts_are_told_without_a_row) {
+  std::vector<std::uint8_t> mask{1, 0, 0, 1, 0};
+  EXPECT_TRUE(check_mask(plain(5, 2), mask));
+  EXPECT_EQ(check_mask(plain(5, 3), mask).error().code, errc::unavailable);
+  std::vector<std::uint8_t> one_per_group{1, 0, 1, 0, 1, 0};
+  EXPECT_TRUE(check_mask(grouped(2, 2), one_per_group));
+  EXPECT_FALSE(check_mask(grouped(2, 1), one_per_group));
+}
+
 TEST(gating_groups, unavailable_when_no_choice_of_groups_holds_enough) {
   std::vector<std::uint8_t> mask{0, 1, 0, 1, 1, 1};
   auto chosen = choose_experts(grouped(4, 2), {}, std::vector<float>(6), mask);

@@ -3,6 +3,7 @@
 //
 // Always: every accepted request ends in exactly one outcome, and a result is exactly what its routing says.
 // After healing: every request that waits gets its result.
+// Experts are masked and come back meanwhile: a result is what the gate chooses under the mask of the epoch it names.
 //
 // TROUPE_SIMULATION_SEEDS=n tries n seeds, TROUPE_SIMULATION_SEED=s replays one.
 #include <cmath>
@@ -40,6 +41,8 @@ struct fake_host {
   std::vector<outgoing_call> backlog;  // while frozen
 };
 
+constexpr std::uint32_t top_k_max = 3;
+
 class simulation {
  public:
   explicit simulation(std::uint64_t seed) : random_(seed), router_random_(seed + 1), dispatcher_(router_random_) {
@@ -62,6 +65,9 @@ class simulation {
     const auto requests = chance(0.1) ? pick(300, 600) : pick(10, 60);
     for (std::uint32_t i = 0; i < requests; ++i) at(milliseconds(0, 10'000), [this] { send_request(); });
     for (std::uint32_t i = 0; i < faults_.host_events; ++i) at(milliseconds(0, 8'000), [this] { disturb(); });
+    if (num_experts_ > top_k_max) {
+      for (auto i = pick(0, 6); i > 0; --i) at(milliseconds(0, 8'000), [this] { mask_or_restore(); });
+    }
     at(10s, [this] { heal(); });
     run_events();
     check_end();
@@ -71,6 +77,7 @@ class simulation {
     std::uint64_t succeeded{};
     std::uint64_t failed{};
     std::uint64_t approximate_rows{};
+    std::uint64_t gated_anew{};
   };
   [[nodiscard]] const totals& outcome() const { return totals_; }
   [[nodiscard]] const dispatcher_counters& counters() const { return dispatcher_.counters(); }
@@ -81,6 +88,8 @@ class simulation {
     model::routing routing;
     std::uint32_t rows{};
     bool must_succeed{};
+    bool is_given{};                 // the caller gated: masks are not looked at, but `conflict` may come of them
+    std::set<std::uint32_t> masked;  // when it was gated
   };
   struct event {
     time_point at;
@@ -122,7 +131,8 @@ class simulation {
       if (is_lost) continue;
       for (const auto e : hosts_[h].held) placement[e].push_back(h);
     }
-    dispatcher_.set_map(make_map(++epoch_, placement, incarnations), now_);
+    dispatcher_.set_map(make_map(++epoch_, placement, incarnations, masked_), now_);
+    masked_at_[epoch_] = masked_;
   }
 
   void link_up(std::uint32_t h) {
@@ -185,7 +195,7 @@ class simulation {
       for (std::uint32_t h = 0; h < num_hosts_; ++h) {
         is_held = is_held || (hosts_[h].held.contains(e) && !lost_.contains(h));
       }
-      if (!is_held) place(e);
+      if (!is_held && !masked_.contains(e)) place(e);
     }
     publish();
   }
@@ -200,6 +210,25 @@ class simulation {
     if (holders.size() < 2) return;
     hosts_[holders.front()].held.erase(e);
     at(milliseconds(0, 300), [this] { publish(); });
+  }
+
+  // As the coordinator prunes: first a map under which nobody chooses the expert, later its replicas go. Restoring:
+  // loaded first, then a map in which it may be chosen.
+  void mask_or_restore() {
+    const auto e = pick(0, num_experts_ - 1);
+    if (masked_.contains(e)) {
+      place(e);
+      masked_.erase(e);
+      return publish();
+    }
+    if (num_experts_ - masked_.size() <= top_k_max) return;
+    masked_.insert(e);
+    publish();
+    at(milliseconds(0, 200), [this, e] {
+      if (!masked_.contains(e)) return;
+      for (auto& host : hosts_) host.held.erase(e);
+      if (chance(0.5)) publish();  // else with whatever comes next: calls meet "not held"
+    });
   }
 
   void heal() {
@@ -248,8 +277,9 @@ class simulation {
     request.num_experts = num_experts_;
     request.rows = pick(1, 12);
     request.hidden = hidden;
-    const auto top_k = pick(1, 3);
-    request.routing = route(request.rows, top_k, {});
+    const auto top_k = pick(1, top_k_max);
+    request.mask = dispatcher_.gate_mask(layer);
+    request.routing = route(request.rows, top_k, request.mask);
     if (chance(0.2)) {
       for (std::size_t i = 0; i < request.routing.expert_ids.size(); ++i)
         request.routing.dropped.push_back(chance(0.2));
@@ -264,7 +294,10 @@ class simulation {
       if (chosen.expert_ids.size() < std::size_t{rows} * top_k) return fail(errc::unavailable, "too few experts");
       return chosen;
     };
-    expected e{request.policy, request.routing, rows, is_patient && request.policy == degrade::wait};
+    const bool is_given = chance(0.1);
+    if (is_given) request.choose_again = {};
+    expected e{request.policy, request.routing,   rows, is_patient && request.policy == degrade::wait && !is_given,
+               is_given,       masked_at_[epoch_]};
     auto id = dispatcher_.submit(std::move(request), now_);
     ASSERT_TRUE(id) << id.error().message;
     if (chance(0.03) && dispatcher_.cancel(*id)) return;
@@ -319,7 +352,9 @@ class simulation {
     if (const auto* reason = std::get_if<error>(&finished.outcome)) {
       ++totals_.failed;
       EXPECT_FALSE(wanted.must_succeed) << reason->message;
-      EXPECT_TRUE(reason->code == errc::timeout || reason->code == errc::unavailable) << reason->message;
+      const bool may_conflict = wanted.is_given && reason->code == errc::conflict;
+      EXPECT_TRUE(reason->code == errc::timeout || reason->code == errc::unavailable || may_conflict)
+          << reason->message;
       return;
     }
     ++totals_.succeeded;
@@ -328,6 +363,11 @@ class simulation {
 
   void check_result(const expected& wanted, const layer_result& result) {
     const auto exact = reference(result.routing, wanted.rows);
+    // Not choosing one that is masked is what the gate says, not an approximation.
+    const auto& masked = masked_at_.at(result.epoch.value);
+    const auto by_epoch = route(wanted.rows, wanted.routing.top_k, mask_without(masked)).expert_ids;
+    const bool may_be_first = wanted.is_given || masked == wanted.masked;
+    totals_.gated_anew += by_epoch != wanted.routing.expert_ids && !may_be_first ? 1 : 0;
     ASSERT_EQ(result.sums.size(), exact.size());
     for (std::uint32_t row = 0; row < wanted.rows; ++row) {
       const bool is_substituted = (result.flags[row] & flag_substituted) != 0;
@@ -346,9 +386,17 @@ class simulation {
       for (std::uint32_t c = 0; c < hidden; ++c) EXPECT_EQ(result.sums[row * hidden + c], exact[row * hidden + c]);
       for (std::uint32_t j = 0; j < wanted.routing.top_k && !is_substituted; ++j) {
         const auto a = row * wanted.routing.top_k + j;
-        EXPECT_EQ(result.routing.expert_ids[a], wanted.routing.expert_ids[a]);
+        const auto id = result.routing.expert_ids[a];
+        const bool is_first = may_be_first && id == wanted.routing.expert_ids[a];
+        EXPECT_TRUE(is_first || (!wanted.is_given && id == by_epoch[a])) << "row " << row << " chose " << id;
       }
     }
+  }
+
+  std::vector<std::uint8_t> mask_without(const std::set<std::uint32_t>& masked) const {
+    std::vector<std::uint8_t> mask(num_experts_, 1);
+    for (const auto e : masked) mask[e] = 0;
+    return mask;
   }
 
   // Does leaving out some of the row's terms, and scaling the rest to the same sum of weights, give this row?
@@ -416,6 +464,8 @@ class simulation {
   std::set<std::uint32_t> lost_;
   bool is_healed_{};
   std::uint64_t epoch_{};
+  std::set<std::uint32_t> masked_;
+  std::map<std::uint64_t, std::set<std::uint32_t>> masked_at_;  // by epoch
   std::uint64_t order_{};
   std::priority_queue<event, std::vector<event>, std::greater<>> events_;
   std::map<std::uint64_t, expected> open_;
@@ -443,6 +493,7 @@ TEST(dispatcher_simulation, every_accepted_request_ends_once_and_exactly) {
     if (HasFailure()) return;
     seen.succeeded += world.outcome().succeeded;
     seen.failed += world.outcome().failed;
+    seen.gated_anew += world.outcome().gated_anew;
     seen.approximate_rows += world.outcome().approximate_rows;
     counted.retries += world.counters().retries;
     counted.timed_out_calls += world.counters().timed_out_calls;
@@ -457,9 +508,10 @@ TEST(dispatcher_simulation, every_accepted_request_ends_once_and_exactly) {
   if (seeds < 100) return;
   // The world was hostile enough for every path to be taken.
   EXPECT_GT(seen.succeeded, 5 * seen.failed);
-  for (const auto count : {seen.failed, seen.approximate_rows, counted.retries, counted.timed_out_calls,
-                           counted.refused_calls, counted.lost_calls, counted.late_answers, counted.repeated_answers,
-                           counted.hedges_won, counted.hedges_lost, counted.hedges_abandoned}) {
+  for (const auto count :
+       {seen.failed, seen.approximate_rows, seen.gated_anew, counted.retries, counted.timed_out_calls,
+        counted.refused_calls, counted.lost_calls, counted.late_answers, counted.repeated_answers, counted.hedges_won,
+        counted.hedges_lost, counted.hedges_abandoned}) {
     EXPECT_GT(count, seeds / 20);
   }
 }

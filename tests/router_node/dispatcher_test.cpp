@@ -85,6 +85,59 @@ TEST_F(dispatching, one_call_per_host_and_the_sum_in_call_order) {
   EXPECT_EQ(dispatcher_.rows_in_flight(), 0U);
 }
 
+TEST_F(dispatching, a_request_whose_expert_is_masked_meanwhile_is_gated_anew) {
+  dispatcher_.set_map(make_map(1, {{0}, {}, {1}, {1}}, {1, 1}), now_);
+  connect(0);
+  connect(1);
+  auto request = make(2, 1, {0, 1}, {1, 2});
+  request.choose_again = [](model::expert_mask mask) -> result<model::routing> {
+    EXPECT_THAT(mask, ElementsAre(1, 0, 1, 1));
+    return model::routing{1, {0, 2}, {1, 3}, {}};
+  };
+  submit(std::move(request));
+  auto out = dispatcher_.take_output();
+  ASSERT_THAT(out.calls, SizeIs(1));  // expert 1 has no replica: its row waits
+  dispatcher_.set_map(make_map(2, {{0}, {}, {1}, {1}}, {1, 1}, {1}), now_);
+  auto again = dispatcher_.take_output();
+  ASSERT_THAT(again.calls, SizeIs(2));
+  EXPECT_EQ(dispatcher_.on_answer(answer_to(out.calls[0]), now_).fate, answer_fate::late);
+  for (const auto& call : again.calls)
+    EXPECT_EQ(dispatcher_.on_answer(answer_to(call), now_).fate, answer_fate::accepted);
+  auto done = dispatcher_.take_output();
+  ASSERT_THAT(done.finished, SizeIs(1));
+  const auto& result = std::get<layer_result>(done.finished[0].outcome);
+  EXPECT_EQ(result.sums, reference({1, {0, 2}, {1, 3}, {}}, 2));
+  EXPECT_THAT(result.flags, ElementsAre(0, 0));
+  EXPECT_EQ(result.epoch.value, 2U);
+}
+
+TEST_F(dispatching, a_mask_that_comes_while_all_is_called_changes_nothing) {
+  three_hosts();
+  auto request = make(1, 1, {3}, {2});
+  request.choose_again = [](model::expert_mask) -> result<model::routing> { return fail(errc::internal, "not asked"); };
+  submit(std::move(request));
+  auto out = dispatcher_.take_output();
+  dispatcher_.set_map(make_map(2, {{0, 1}, {0, 1}, {1, 2}, {2}}, {1, 1, 1}, {3}), now_);
+  EXPECT_THAT(dispatcher_.take_output().calls, IsEmpty());
+  EXPECT_EQ(dispatcher_.on_answer(answer_to(out.calls[0]), now_).fate, answer_fate::accepted);
+  auto done = dispatcher_.take_output();
+  ASSERT_THAT(done.finished, SizeIs(1));
+  const auto& result = std::get<layer_result>(done.finished[0].outcome);
+  EXPECT_EQ(result.sums, reference({1, {3}, {2}, {}}, 1));
+  EXPECT_EQ(result.epoch.value, 1U) << "the map that its gating belongs to";
+}
+
+TEST_F(dispatching, a_given_choice_of_a_masked_expert_is_refused_once_nobody_has_it) {
+  dispatcher_.set_map(make_map(1, {{0}, {}, {0}, {0}}, {1}), now_);
+  connect(0);
+  submit(make(1, 1, {1}, {1}));
+  EXPECT_THAT(dispatcher_.take_output().finished, IsEmpty());
+  dispatcher_.set_map(make_map(2, {{0}, {}, {0}, {0}}, {1}, {1}), now_);
+  const auto reason = only_error(dispatcher_.take_output());
+  EXPECT_EQ(reason.code, errc::conflict);
+  EXPECT_THAT(reason.message, HasSubstr("expert 3/1 is masked"));
+}
+
 TEST_F(dispatching, w13_late_double_and_foreign_answers_are_dropped_and_counted) {
   three_hosts();
   submit(make(1, 1, {3}, {1}));

@@ -3,6 +3,7 @@
 
 #include <cstring>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,12 @@ inline float expert_output(std::uint32_t expert, std::uint32_t row, std::uint32_
   return static_cast<float>((expert * 7 + row * 3 + column) % 64) - 20.0F;
 }
 
-// placement[e]: the hosts (by number) that hold expert e. `incarnations[h]` 0: the host is lost.
+// placement[e]: the hosts (by number) that hold expert e. `incarnations[h]` 0: the host is lost. `masked`: experts that
+// gates must not choose.
 inline std::shared_ptr<const cluster_map> make_map(std::uint64_t epoch,
                                                    const std::vector<std::vector<std::uint32_t>>& placement,
-                                                   const std::vector<std::uint64_t>& incarnations) {
+                                                   const std::vector<std::uint64_t>& incarnations,
+                                                   const std::set<std::uint32_t>& masked = {}) {
   auto map = std::make_shared<cluster_map>();
   map->term = {1};
   map->epoch = {epoch};
@@ -37,6 +40,7 @@ inline std::shared_ptr<const cluster_map> make_map(std::uint64_t epoch,
   }
   for (std::uint32_t e = 0; e < placement.size(); ++e) {
     map_expert expert{.id = {layer, e}, .state = expert_state::active, .version = {1}, .digest = {}, .replicas = {}};
+    expert.masked = masked.contains(e);
     for (const auto h : placement[e]) expert.replicas.push_back({h, slot_index{e}, weights_version{1}});
     map->experts.push_back(std::move(expert));
   }

@@ -44,8 +44,12 @@ admin_command simulated_cluster::random_command() {
   expert_id expert{layer_id::of(static_cast<std::uint32_t>(random_() % shape_.layers)),
                    static_cast<std::uint32_t>(random_() % shape_.experts_per_layer)};
   admin_command command{"cli", fmt::format("command-{}", next_command_++), undrain_node{node(), false}};
-  switch (random_() % 8) {
+  switch (random_() % 10) {
     case 0:
+      break;
+    case 5:
+    case 6:
+      command.what = change_presence{expert, static_cast<change_presence::verb>(random_() % 2), false};
       break;
     case 1:
       command.what = drain_node{node(), false};
@@ -93,6 +97,8 @@ void simulated_cluster::give_up_wishes() {
   if (!coordinator_) return;
   for (const auto& expert : coordinator_->state().experts) {
     command({"cli", fmt::format("heal-{}", next_command_++), pin_expert{expert.id, false, false}});
+    command({"cli", fmt::format("heal-{}", next_command_++),
+             change_presence{expert.id, change_presence::verb::restore, false}});
     command({"cli", fmt::format("heal-{}", next_command_++), replicate_expert{expert.id, shape_.replication, false}});
   }
 }
@@ -159,6 +165,16 @@ void simulated_cluster::check_publication(const cluster_map& map) {
       }
     }
   }
+  for (const auto& expert : map.experts) {
+    const auto* before = newest_map_ ? newest_map_->find(expert.id) : nullptr;
+    if (before != nullptr && before->masked && !expert.masked && expert.replicas.empty()) {
+      violate(fmt::format("epoch {} lets rows choose {}, which nobody holds", map.epoch.value, to_string(expert.id)));
+    }
+    auto mask = map.gate_mask(expert.id.layer);
+    if (!mask.empty() && std::ranges::count(mask, 1) == 0) {
+      violate(fmt::format("epoch {} leaves no expert of layer {}", map.epoch.value, to_string(expert.id.layer)));
+    }
+  }
   newest_term_ = map.term;
   newest_epoch_ = map.epoch;
   newest_map_ = std::make_shared<const cluster_map>(map);
@@ -175,7 +191,8 @@ void simulated_cluster::check_publication(const cluster_map& map) {
                    held->second.expert == entry.expert && held->second.state == reported_slot_state::ready;
       // One that became ready while this map was being written is in the next map.
       bool was_routable = lives && verified && std::holds_alternative<slot_retiring>(entry.life);
-      if (was_routable && map.find(entry.expert)->replicas.empty()) {
+      const auto& in_map = *map.find(entry.expert);
+      if (was_routable && !in_map.masked && in_map.replicas.empty()) {
         violate(fmt::format("epoch {} has no replica of {}, though {} still holds one", map.epoch.value,
                             to_string(entry.expert), name.value));
       }

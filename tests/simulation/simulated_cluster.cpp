@@ -12,6 +12,9 @@ namespace {
 
 const bool tracing = std::getenv("TROUPE_SIM_TRACE") != nullptr;
 
+// Far more than a quiet or a disturbed cluster ever has under way.
+constexpr std::size_t agenda_max = 20'000;
+
 sha256_digest digest_of(const expert_id& expert, bool wrong) {
   sha256_digest digest{};
   digest[0] = static_cast<std::byte>(expert.layer.value);
@@ -23,6 +26,9 @@ sha256_digest digest_of(const expert_id& expert, bool wrong) {
 cluster_settings settings_of(const cluster_shape& shape) {
   cluster_settings settings{"sim", "model", shape.replication, static_cast<std::uint32_t>(shape.slots.size()), {}};
   for (std::uint32_t layer = 0; layer < shape.layers; ++layer) {
+    auto& gate = settings.gates[layer_id::of(layer)];
+    gate.num_experts = shape.experts_per_layer;
+    gate.top_k = 1;
     for (std::uint32_t e = 0; e < shape.experts_per_layer; ++e) {
       settings.experts.push_back({{layer_id::of(layer), e}, 1000});
     }
@@ -99,6 +105,7 @@ void simulated_cluster::run(milliseconds length, const fault_options& faults) {
     auto what = std::move(const_cast<scheduled&>(agenda_.top()).what);
     agenda_.pop();
     what();
+    if (agenda_.size() > agenda_max) violate("messages beget messages without end");
   }
   now_ = std::max(now_, end);
 }

@@ -51,6 +51,11 @@ class kv_block_pool {
   // A block of one's own. nullopt: all are in use.
   [[nodiscard]] std::optional<block_index> allocate();
 
+  // What the first block of a text stands behind.
+  [[nodiscard]] prefix_number root() const { return root_; }
+  // Another model computes from now on: no block that is known by now is found from the new root.
+  void renew_root() { root_ = prefix_number{++last_prefix_}; }
+
   // The block that holds `tokens` behind the prefix `before`; gains a user. nullopt: not known.
   // @pre tokens.size() == limits::kv_block_tokens
   [[nodiscard]] std::optional<known_block> find_block(prefix_number before, std::span<const token_number> tokens);
@@ -100,6 +105,7 @@ class kv_block_pool {
   std::vector<block_index> unknown_;  // free and without contents
   std::unordered_map<content, block_index, content_hash> by_content_;
   std::uint32_t free_{};
+  prefix_number root_;
   std::uint64_t last_prefix_{};
   // The ends of the list of free known blocks; none when empty.
   block_index oldest_, newest_;

@@ -27,7 +27,8 @@ result<void> scheduler::add(sequence_id id, new_sequence s, time_point now) {
   assert(!sequences_.contains(id.value) && s.prompt_tokens >= 1 && s.prompt_tokens <= s.tokens.size());
   if (auto admitted = check_admission(s, now); !admitted) return admitted;
   line_.push(s.client, id, s.tokens.size());
-  sequences_.emplace(id.value, std::make_unique<sequence>(id, std::move(s)));
+  auto& added = *sequences_.emplace(id.value, std::make_unique<sequence>(id, std::move(s))).first->second;
+  added.prefix = pool_.root();
   return {};
 }
 

@@ -98,6 +98,10 @@ class scheduler {
   // Sequences that ended without the caller's doing, since last asked. plan() and commit() make them.
   [[nodiscard]] std::vector<ended_sequence> take_ended();
 
+  // Another model computes from now on (experts were masked, came back, or changed): what is in the prefix cache serves
+  // only sequences that have begun.
+  void forget_prefixes();
+
   // When plan has something to do without a commit (deadlines, ends of stalls), after a plan at `now` that said
   // nullopt. nullopt: never.
   [[nodiscard]] std::optional<time_point> next_wakeup(time_point now) const;

@@ -98,13 +98,20 @@ void scheduler::preempt(sequence& s) {
   ++counters_.preemptions;
 }
 
+void scheduler::forget_prefixes() {
+  pool_.renew_root();
+  for (auto& [id, s] : sequences_) {
+    if (s->blocks.empty()) s->prefix = pool_.root();
+  }
+}
+
 // The sequence begins anew.
 void scheduler::release_blocks(sequence& s) {
   pool_.release_all(s.blocks);
   s.blocks.clear();
   s.computed = 0;
   s.known_blocks = 0;
-  s.prefix = {};
+  s.prefix = pool_.root();
   s.is_exact = true;
   s.short_until = 0;
 }

@@ -34,17 +34,18 @@ class RandomMixtral:
     def rows(self, count, seed):
         return np.random.default_rng(seed).standard_normal((count, self.hidden), np.float32)
 
-    def choose(self, layer, hidden):
-        """-> expert ids [T, k], best first, and renormalised weights [T, k]"""
+    def choose(self, layer, hidden, masked=()):
+        """-> expert ids [T, k], best first, and renormalised weights [T, k], as if there were no `masked` experts"""
         logits = hidden @ self.tensors[f"model.layers.{layer}.block_sparse_moe.gate.weight"].T
+        logits[:, list(masked)] = -np.inf
         ids = np.argsort(-logits, 1, kind="stable")[:, : self.top_k]
         chosen = np.take_along_axis(logits, ids, 1)
         weights = np.exp(chosen - chosen.max(1, keepdims=True))
         return ids.astype(np.int32), weights / weights.sum(1, keepdims=True)
 
-    def compute(self, layer, hidden):
+    def compute(self, layer, hidden, masked=()):
         """The routed output, which for Mixtral is the whole block."""
-        ids, weights = self.choose(layer, hidden)
+        ids, weights = self.choose(layer, hidden, masked)
         output = np.zeros_like(hidden)
         for expert in range(self.experts):
             rows, place = np.nonzero(ids == expert)

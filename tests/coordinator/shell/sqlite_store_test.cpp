@@ -46,7 +46,7 @@ node_record some_node() {
 
 std::vector<store_record> some_records() {
   expert_record expert{
-      {layer_id::of(3, layer_stack::encoder), 7}, expert_state::active, {1}, sha256_digest{std::byte{9}}, {}};
+      {layer_id::of(3, layer_stack::encoder), 7}, expert_state::active, {1}, sha256_digest{std::byte{9}}, {}, true};
   expert.replicas = {{{"expert-0"}, {4}, {1}}, {{"expert-1"}, {0}, {1}}};
   command_outcome outcome{"op-1-2", "drain", {"expert-0"}, "running", "6 replicas move", 6};
   return {cluster_record{"c", "f", {3}, {17}}, some_node(), expert, command_record{"uuid", 5, outcome}};
@@ -107,7 +107,7 @@ operation_record some_operation(std::uint64_t number) {
 
 TEST_F(sqlite_store_test, keeps_wishes_and_operations) {
   expert_id expert{layer_id::of(3), 7};
-  expert_wish wish{2U, {{"expert-1"}, {"expert-0"}}, true};
+  expert_wish wish{2U, {{"expert-1"}, {"expert-0"}}, true, expert_presence::pruned};
   std::vector<store_record> records{wish_record{expert, wish}, some_operation(12), some_operation(13)};
   ASSERT_TRUE((*open_sqlite_store(file))->write(records));
   auto opened = open_sqlite_store(file);
@@ -138,12 +138,13 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, errc::wrong_version);
   EXPECT_THAT(newer.error().message, HasSubstr("schema 9"));
-  EXPECT_THAT(newer.error().message, HasSubstr("knows 2"));
+  EXPECT_THAT(newer.error().message, HasSubstr("knows 3"));
 }
 
 TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
-  run_sql(file, "DROP TABLE wishes; DROP TABLE operations; PRAGMA user_version = 1");
+  run_sql(file,
+          "DROP TABLE wishes; DROP TABLE operations; ALTER TABLE experts DROP COLUMN masked; PRAGMA user_version = 1");
   auto opened = open_sqlite_store(file);
   ASSERT_TRUE(opened) << opened.error().message;
   std::vector<store_record> records{some_operation(1)};

@@ -179,6 +179,20 @@ TEST(scheduler, a_known_prefix_is_not_computed_again) {
   EXPECT_EQ(w.work.counters().cached_tokens, 80U);
 }
 
+TEST(scheduler, what_another_model_computed_is_not_known_to_texts_that_begin_later) {
+  world w(roomy());
+  w.add(1, text(100), 60);
+  for (int i = 0; i < 3; ++i) w.commit(*w.plan());  // has begun
+  w.add(2, text(100), 2);                           // in line, without a block
+  w.work.forget_prefixes();
+  w.run();
+  EXPECT_EQ(w.work.counters().cached_tokens, 0U);
+  w.add(3, text(100), 2);
+  w.run();
+  EXPECT_EQ(w.work.counters().cached_tokens, 96U) << "of the second text, not of the first";
+  for (auto id : {1U, 2U, 3U}) EXPECT_TRUE(w.is_right(id));
+}
+
 TEST(scheduler, the_last_token_is_computed_even_if_everything_is_known) {
   world w(roomy());
   w.add(1, text(64), 1);

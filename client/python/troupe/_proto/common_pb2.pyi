@@ -93,20 +93,22 @@ class Hello(_message.Message):
     def __init__(self, wire_major: _Optional[int] = ..., wire_minor: _Optional[int] = ..., cluster_id: _Optional[str] = ..., node: _Optional[str] = ..., incarnation: _Optional[int] = ..., software: _Optional[str] = ..., segment: _Optional[_Union[SharedSegment, _Mapping]] = ...) -> None: ...
 
 class MapExpert(_message.Message):
-    __slots__ = ["digest", "expert", "layer", "replicas", "state", "version"]
+    __slots__ = ["digest", "expert", "layer", "masked", "replicas", "state", "version"]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     EXPERT_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
     REPLICAS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     digest: bytes
     expert: int
     layer: int
+    masked: bool
     replicas: _containers.RepeatedCompositeFieldContainer[MapReplica]
     state: ExpertState
     version: int
-    def __init__(self, layer: _Optional[int] = ..., expert: _Optional[int] = ..., state: _Optional[_Union[ExpertState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., replicas: _Optional[_Iterable[_Union[MapReplica, _Mapping]]] = ...) -> None: ...
+    def __init__(self, layer: _Optional[int] = ..., expert: _Optional[int] = ..., state: _Optional[_Union[ExpertState, str]] = ..., version: _Optional[int] = ..., digest: _Optional[bytes] = ..., replicas: _Optional[_Iterable[_Union[MapReplica, _Mapping]]] = ..., masked: bool = ...) -> None: ...
 
 class MapNode(_message.Message):
     __slots__ = ["data_address", "incarnation", "machine_id", "name", "public_key", "role", "state"]

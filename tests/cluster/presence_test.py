@@ -1,0 +1,189 @@
+"""Experts are pruned, restored and added while rows flow (issue 5, "Must show" 1 and 6)."""
+import collections
+import itertools
+import json
+import random
+import time
+
+import numpy as np
+import pytest
+import troupe
+
+from support.cluster import http_request
+from support.golden import TOLERANCE, relative_error
+from support.load import Clients
+from support.waiting import wait_until
+
+SLOTS = 24
+ROUNDS = 12
+# Of each layer, those that come and go. All four combinations of them are computed beforehand.
+COME_AND_GO = (3, 9)
+MASKS = [mask for size in range(len(COME_AND_GO) + 1) for mask in itertools.combinations(COME_AND_GO, size)]
+
+
+class MaskedLoad(Clients):
+    """As a context manager: clients whose answers must each be what the model gives without some of COME_AND_GO; which
+    ones may depend on the epoch that the answer names, and on nothing else."""
+
+    def __init__(self, cluster, model, clients=2):
+        super().__init__(clients, 90)
+        self.cluster, self.clients, self.answers, self.failures = cluster, clients, 0, []
+        # (layer, epoch) -> the masks under which all its answers are right
+        self.explained_by = collections.defaultdict(lambda: set(MASKS))
+        self.batches = []
+        for i in range(12):
+            layer = model.layers[i % len(model.layers)]
+            hidden = model.rows(32, 700 + i)
+            self.batches.append((layer, hidden, {mask: (np.sort(model.choose(layer, hidden, mask)[0], 1),
+                                                        model.compute(layer, hidden, mask)) for mask in MASKS}))
+
+    def _run(self, number):
+        with self.cluster.connect() as client:
+            for turn in itertools.count(number, self.clients):
+                if self._stop.is_set():
+                    return
+                self._send(client, *self.batches[turn % len(self.batches)])
+
+    def _send(self, client, layer, hidden, expected):
+        try:
+            answer = client.layer(layer, hidden, timeout=30)
+        except Exception as problem:  # every kind of failure is a lost row
+            with self._lock:
+                self.failures.append(repr(problem))
+            return
+        ids = np.sort(answer.expert_ids, 1)
+        right = {mask for mask, (wanted, output) in expected.items()
+                 if (ids == wanted).all() and relative_error(answer.output, output) <= TOLERANCE["f32"]}
+        with self._lock:
+            self.answers += 1
+            if answer.flags.any():
+                self.failures.append(f"flags {answer.flags[answer.flags != 0]} on a request that waits")
+            self.explained_by[layer, answer.epoch] &= right
+            if not self.explained_by[layer, answer.epoch]:
+                self.failures.append(f"layer {layer}: no mask explains the answers of epoch {answer.epoch}")
+
+    def assert_exact(self):
+        assert self.failures == []
+        assert self.answers > 0
+
+
+def entry_of(cluster, expert):
+    layer, index = map(int, expert.split("/"))
+    return next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (layer, index))
+
+
+def slots_used(cluster):
+    return sum(node["slots_used"] for node in cluster.nodes().values() if node["role"] == "expert")
+
+
+def test_experts_come_and_go_and_every_answer_is_that_of_its_epoch(random_model, start_cluster, request):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    choices = random.Random(request.config.getoption("--seed"))
+    pruned = set()
+    with MaskedLoad(cluster, random_model) as load:
+        wait_until(lambda: load.answers >= 10, 60, "the load runs")
+        for _ in range(ROUNDS):
+            expert = f"{choices.choice(random_model.layers)}/{choices.choice(COME_AND_GO)}"
+            verb = "restore" if expert in pruned else "prune"
+            done = cluster.json("expert", verb, expert)
+            assert (done["state"], done["kind"]) == ("done", verb)
+            pruned ^= {expert}
+            entry = entry_of(cluster, expert)
+            assert entry["state"] == ("pruned" if expert in pruned else "active")
+            assert bool(entry["replicas"]) == (expert not in pruned)
+        before = load.answers
+        wait_until(lambda: load.answers >= before + 10, 60, "the load goes on")
+        status = cluster.status()
+        assert (status["pruned_experts"], status["unroutable_experts"], status["state"]) == (len(pruned), 0, "serving")
+        for expert in sorted(pruned):
+            cluster.json("expert", "restore", expert)
+    load.assert_exact()
+    assert len({epoch for _, epoch in load.explained_by}) > 3
+    assert cluster.status()["pruned_experts"] == 0
+
+
+def test_a_restored_expert_gives_the_same_bits_again(random_model, start_cluster, capsys):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    hidden = random_model.rows(64, 5)
+    used = slots_used(cluster)
+    with cluster.connect() as client:
+        before = client.layer(1, hidden)
+        expert = f"1/{before.expert_ids[0, 0]}"
+        cluster.json("expert", "prune", expert)
+        assert slots_used(cluster) == used - 1
+        without = client.layer(1, hidden)
+        assert int(expert[2:]) not in without.expert_ids
+        rows = cluster.metric("moe_masked_rows_total", f'expert="{expert[2:]}"')
+        assert rows == (before.expert_ids == int(expert[2:])).sum()
+        assert 0 < cluster.metric("moe_masked_gate_mass_total", f'expert="{expert[2:]}"') <= 64
+        models = json.loads(http_request(cluster.http + "/v1/models")[2])
+        assert models["data"][0]["troupe"] == {"masked_experts": 1}
+        with pytest.raises(troupe.Error, match=f"expert {expert} is masked") as refused:
+            client.experts(1, hidden, before.expert_ids, before.expert_weights)
+        assert not refused.value.retryable
+        begin = time.monotonic()
+        cluster.json("expert", "restore", expert)
+        seconds = time.monotonic() - begin
+        after = client.layer(1, hidden)
+    for name in ("output", "expert_ids", "expert_weights"):
+        np.testing.assert_array_equal(getattr(after, name), getattr(before, name))
+    with capsys.disabled():
+        print(f"\nrestored by command in {seconds:.2f} s")
+
+
+def test_a_coordinator_killed_in_a_prune_finishes_it(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    with MaskedLoad(cluster, random_model) as load:
+        wait_until(lambda: load.answers >= 10, 60, "the load runs")
+        for verb, expert in (("prune", "0/3"), ("prune", "1/9"), ("restore", "0/3")):
+            started = cluster.json("expert", verb, expert, "--no-wait")
+            cluster.kill("coordinator")
+            cluster.start_missing()
+            ended = cluster.json("op", "watch", started["operation"])
+            assert (ended["state"], ended["object"]) == ("done", expert)
+    load.assert_exact()
+    assert entry_of(cluster, "0/3")["state"] == "active"
+    assert entry_of(cluster, "1/9")["state"] == "pruned"
+
+
+def test_a_progressive_start_loads_few_experts_and_adds_others(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32", active_experts=4)
+    status = cluster.status()
+    layers = len(random_model.layers)
+    assert (status["state"], status["unroutable_experts"]) == ("serving", 0)
+    assert status["dormant_experts"] == layers * (random_model.experts - 4)
+    assert slots_used(cluster) == layers * 4
+    hidden = random_model.rows(32, 6)
+    with cluster.connect() as client:
+        masked = list(range(4, random_model.experts))
+        assert relative_error(client.layer(0, hidden).output, random_model.compute(0, hidden, masked)) < TOLERANCE["f32"]
+        assert entry_of(cluster, "0/11")["state"] == "dormant"
+        assert cluster.json("expert", "add", "0/11")["state"] == "done"
+        masked.remove(11)
+        assert relative_error(client.layer(0, hidden).output, random_model.compute(0, hidden, masked)) < TOLERANCE["f32"]
+    assert slots_used(cluster) == layers * 4 + 1
+
+
+@pytest.mark.fault("A2", "A7")
+def test_what_must_not_be_masked_is_refused(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=2, dtype="f32", active_experts=3)
+    cluster.json("expert", "prune", "0/0")
+    cases = [
+        (("expert", "prune", "0/1"), 4, "too few for the 2"),
+        (("expert", "prune", "0/99"), 1, "no expert 0/99"),
+        (("expert", "restore", "0/7"), 4, "troupe expert add 0/7"),
+        (("expert", "add", "0/0"), 4, "troupe expert restore 0/0"),
+        (("expert", "migrate", "0/0", "--to", "expert-1"), 4, "is pruned"),
+        (("expert", "prune", "zero"), 2, "not an expert"),
+    ]
+    for words, code, says in cases:
+        refused = cluster.run(*words)
+        assert refused.returncode == code, (words, refused.returncode, refused.stderr)
+        assert says in refused.stderr, (words, refused.stderr)
+    again = cluster.json("expert", "prune", "0/0")
+    assert (again["state"], again["operation"]) == ("done", "")
+    plan = cluster.json("expert", "add", "0/7", "--dry-run")
+    assert plan["state"] == "dry_run" and plan["bytes_to_move"] > 0
+    assert entry_of(cluster, "0/7")["state"] == "dormant"
+    too_few = cluster.run("up", "--model", str(random_model.folder), "--active-experts", "1", "--detach")
+    assert too_few.returncode != 0
