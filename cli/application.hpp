@@ -70,6 +70,8 @@ void add_cluster_verbs(verb_registry& verbs);  // down, status, events
 void add_doctor_verb(verb_registry& verbs);
 void add_node_verbs(verb_registry& verbs);
 void add_expert_verbs(verb_registry& verbs);
+void add_placement_verbs(verb_registry& verbs);
+void add_top_verb(verb_registry& verbs);
 void add_operation_verbs(verb_registry& verbs);
 void add_model_verbs(verb_registry& verbs);
 void add_keys_verbs(verb_registry& verbs);

@@ -9,10 +9,14 @@
 
 namespace troupe::cli {
 
+[[nodiscard]] bool stdin_is_terminal();
 [[nodiscard]] bool stdout_is_terminal();
 [[nodiscard]] bool stderr_is_terminal();
 // A terminal, and neither NO_COLOR nor TERM=dumb.
 [[nodiscard]] bool colour_wanted(bool is_terminal);
+
+// Does the locale (LC_ALL, else LC_CTYPE, else LANG) say UTF-8?
+[[nodiscard]] bool utf8_wanted();
 
 // "error: MESSAGE"
 void print_error(std::string_view message);
