@@ -31,6 +31,7 @@ void add_placement_verbs(verb_registry& verbs) {
   auto& noun = verbs.noun("placement", "Where everything is and should be.");
   verbs.verb(noun, "show", "Nodes with their slots, and what each of them holds of each layer.",
              "  troupe placement show\n  troupe placement show -o wide\n  troupe placement show -o json", &show);
+  add_placement_plan_verb(verbs, noun);
 }
 
 }  // namespace troupe::cli
