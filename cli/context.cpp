@@ -22,6 +22,9 @@ json to_json(const cluster_options& options) {
           {"routers", options.routers},
           {"replication", options.replication},
           {"active_experts", options.active_experts},
+          {"policies", options.policies},
+          {"prune_share", options.prune_share},
+          {"prune_window_ms", options.prune_window.count()},
           {"dtype", options.dtype},
           {"device", options.device},
           {"transport", options.transport},
@@ -40,6 +43,9 @@ cluster_options options_from(const json& value) {
   options.routers = value.at("routers");
   options.replication = value.at("replication");
   options.active_experts = value.value("active_experts", 0U);
+  options.policies = value.value("policies", "");
+  options.prune_share = value.value("prune_share", options.prune_share);
+  options.prune_window = std::chrono::milliseconds{value.value("prune_window_ms", options.prune_window.count())};
   options.dtype = value.at("dtype");
   options.device = value.at("device");
   options.transport = value.at("transport");

@@ -2,6 +2,7 @@
 // every other verb and by the clients. 0600 in a 0700 folder, replaced atomically. Plain values.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -19,6 +20,9 @@ struct cluster_options {
   std::uint32_t routers{1};
   std::uint32_t replication{1};
   std::uint32_t active_experts{};  // per layer, at the first start; 0: all
+  std::string policies{};          // of add, balance, prune; empty: none
+  double prune_share{0.02};
+  std::chrono::milliseconds prune_window{std::chrono::hours{24}};
   std::string dtype{"auto"};
   std::string device{"cpu"};
   std::string transport{"ipc"};  // ipc | tcp

@@ -127,7 +127,10 @@ class planner {
     for (const auto& word :
          {std::string{"--replication"}, std::to_string(options_.replication), std::string{"--expert-nodes"},
           std::to_string(options_.expert_nodes), std::string{"--active-experts"},
-          std::to_string(options_.active_experts), std::string{"--cluster-id"}, inputs_.cluster_id}) {
+          std::to_string(options_.active_experts), std::string{"--cluster-id"}, inputs_.cluster_id,
+          std::string{"--policies"}, options_.policies, std::string{"--prune-share"},
+          fmt::format("{}", options_.prune_share), std::string{"--prune-window-seconds"},
+          std::to_string(options_.prune_window / std::chrono::seconds{1})}) {
       command.push_back(word);
     }
     if (tcp()) {

@@ -38,6 +38,7 @@ view operation_view(bool one) {
                       {"PROGRESS", "progress", cell::share},
                       {"SINCE", "since"},
                       {"WHO", "who", cell::text, !one},
+                      {"WHY", "why", cell::text, !one},
                       {"TO", "to", cell::text, !one},
                       {"WAITS FOR", "waits_for", cell::text, !one},
                       {"REASON", "reason"}},

@@ -194,6 +194,13 @@ inline constexpr std::size_t operations_kept_max = 256;
 inline constexpr std::uint32_t operation_load_failures_max = 3;
 // The window of `share` in `expert list`, and its resolution.
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
+inline constexpr std::chrono::hours prune_window{24};
+// Policies look at the cluster so often, judge a layer by at least so many rows, and have so many operations under way.
+inline constexpr std::chrono::milliseconds policy_interval = 2s;
+inline constexpr std::uint64_t policy_rows_min = 1024;
+inline constexpr std::size_t policy_operations_max = 4;
+// What balancing must take away from a layer's imbalance for a move to be worth its copy.
+inline constexpr double balance_gain_min = 0.05;
 inline constexpr std::size_t traffic_window_buckets = 6;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");

@@ -21,6 +21,10 @@ int main(int argc, char** argv) {
   flags.add("--expert-nodes", settings.expert_nodes, "expert nodes that the first placement waits for");
   flags.add("--active-experts", settings.active_experts,
             "per layer, at the first start; the others are added later; 0: all take part");
+  flags.add("--policies", settings.policies,
+            "what is done without being asked: add, balance, prune, or some of them with commas; default: nothing");
+  flags.add("--prune-share", settings.prune_share, "prune: under this share of its layer's traffic");
+  flags.add("--prune-window-seconds", settings.prune_window_seconds, "prune: for as long as this");
   flags.add("--listen", settings.listen,
             "control address, tcp://HOST:PORT (P+1: heartbeats, P+2: admin); default: ipc");
   flags.add("--cluster-id", settings.cluster_id, "default: the launcher's, the one on disk, or a new one");

@@ -94,6 +94,8 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("routers", wanted.routers, running.routers);
   compare("replication", wanted.replication, running.replication);
   compare("active-experts", wanted.active_experts, running.active_experts);
+  compare("policies", wanted.policies, running.policies);
+  compare("prune-share", wanted.prune_share, running.prune_share);
   compare("dtype", wanted.dtype, running.dtype);
   compare("device", wanted.device, running.device);
   compare("transport", wanted.transport, running.transport);
@@ -312,6 +314,11 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->check(CLI::Range(1, 64));
   verb.add_option("--active-experts", options.active_experts,
                   "per layer, to begin with; others are added later (troupe expert add) [all]");
+  verb.add_option("--policies", options.policies,
+                  "what is done without being asked: add, balance, prune, with commas between [nothing]");
+  verb.add_option("--prune-share", options.prune_share, "prune: under this share of its layer's traffic [0.02]")
+      ->check(CLI::Range(0.0001, 0.9));
+  add_duration(verb, "--prune-window", options.prune_window, "prune: for as long as this [24h]");
   verb.add_option("--dtype", options.dtype, "what experts compute in: auto, f32 or bf16 [auto]")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   verb.add_option("--device", options.device, "cpu, or reference (plain loops) [cpu]")

@@ -4,7 +4,8 @@
 
 namespace troupe::coordinator {
 
-cluster_state::cluster_state(cluster_settings s) : settings(std::move(s)) {
+cluster_state::cluster_state(cluster_settings s)
+    : settings(std::move(s)), long_traffic(settings.policies.prune_window) {
   std::ranges::sort(settings.experts, {}, &expert_spec::id);
   for (const auto& spec : settings.experts) {
     expert_entry expert;

@@ -18,6 +18,7 @@
 #include "common/ids.hpp"
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/output.hpp"
+#include "coordinator/core/policies/policy.hpp"
 #include "coordinator/core/traffic_window.hpp"
 #include "model/description.hpp"
 
@@ -42,6 +43,8 @@ struct cluster_settings {
   std::uint32_t expert_nodes{1};              // how many the first placement waits for
   std::vector<expert_spec> experts;           // ordered by id
   std::map<layer_id, model::gating> gates{};  // of each layer that has experts: what may be masked
+  policy_settings policies{};
+  std::int64_t started_unix_ms{};  // wall clock at the start: for people only
   std::uint32_t active_experts{};  // per layer, at the cluster's first start; the others are added later; 0: all
 };
 
@@ -235,7 +238,11 @@ struct cluster_state {
   std::optional<error> alarm;  // the store does not take writes
   time_point store_retry_at;
 
-  traffic_window traffic;
+  traffic_window traffic;                         // of the last minute
+  traffic_window long_traffic;                    // of policy_settings::prune_window
+  traffic_window masked_rows, masked_mass;        // of the last minute; mass in millionths
+  std::map<expert_id, time_point> present_since;  // while the pruning policy is on: when it began to look at it
+  time_point policies_due;
   std::uint32_t replicas_missing{};  // by the newest plan
   std::uint64_t loads_failed{};
   std::uint64_t loads_done{};

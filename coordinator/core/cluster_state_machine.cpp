@@ -12,6 +12,7 @@
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
+#include "coordinator/core/policy_runner.hpp"
 #include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
 #include "model/gating.hpp"
@@ -26,7 +27,12 @@ void note_stats(cluster_state& state, const stats_report& report) {
   node->queue_rows = report.queue_rows;
   for (const auto& traffic : report.experts) {
     if (state.find(traffic.expert) == nullptr) continue;
-    state.traffic.report(report.node, report.incarnation, traffic.expert, traffic.rows_total, state.now);
+    const auto& id = traffic.expert;
+    state.traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
+    state.long_traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
+    state.masked_rows.report(report.node, report.incarnation, id, traffic.masked_rows_total, state.now);
+    auto millionths = static_cast<std::uint64_t>(std::max(traffic.masked_mass_total, 0.0) * 1e6);
+    state.masked_mass.report(report.node, report.incarnation, id, millionths, state.now);
   }
 }
 
@@ -229,6 +235,7 @@ void cluster_state_machine::tick(time_point now) {
   last_pass_ = now;
   state_->dirty = false;
   reconciler::pass(*state_);
+  policy_runner::pass(*state_);
   publisher::pass(*state_);
 }
 

@@ -88,6 +88,9 @@ struct expert_traffic {
   expert_id expert;
   std::uint64_t rows_total{};  // since the incarnation began
   std::uint64_t calls_total{};
+  // Routers, of a masked expert: rows gated meanwhile, and the gate probability that they would have given it.
+  std::uint64_t masked_rows_total{};
+  double masked_mass_total{};
 };
 
 struct stats_report {

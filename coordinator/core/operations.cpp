@@ -225,6 +225,7 @@ void tell_change(cluster_state& state, const operation_record* before, const ope
   auto text = fmt::format("{}: {} {}", operation_name(now.number), to_string(now.kind), object_of(now));
   if (now.kind == operation_kind::migrate) text += fmt::format(" to {}", now.node.value);
   if (now.kind == operation_kind::replicate) text += fmt::format(" {} times", now.replicas_after);
+  if (before == nullptr && !now.why.empty()) text += fmt::format(": {}", now.why);
   if (!now.reason.empty()) text += fmt::format(": {}", now.reason);
   if (before == nullptr) return state.tell(severity::info, "operation_started", object_of(now), text);
   if (before->state != operation_state::running || now.state == operation_state::running) return;

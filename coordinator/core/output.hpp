@@ -99,6 +99,7 @@ struct operation_record {
   std::string who;
   std::int64_t since_unix_ms{};
   std::string reason;  // why it failed, was cancelled or was rolled back
+  std::string why;     // a policy's figures; empty: an operator's command
   friend bool operator==(const operation_record&, const operation_record&) = default;
 };
 [[nodiscard]] std::string operation_name(std::uint64_t number);

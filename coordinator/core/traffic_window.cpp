@@ -7,11 +7,11 @@ namespace {
 
 constexpr auto num_buckets = static_cast<std::int64_t>(limits::traffic_window_buckets);
 
-std::int64_t bucket_number(traffic_window::time_point now) {
-  return now.time_since_epoch() / (limits::traffic_window / limits::traffic_window_buckets);
-}
-
 }  // namespace
+
+std::int64_t traffic_window::bucket_number(time_point now) const {
+  return now.time_since_epoch() / (length_ / num_buckets);
+}
 
 void traffic_window::report(const node_id& node, incarnation_number incarnation, const expert_id& expert,
                             std::uint64_t rows_total, time_point now) {

@@ -1,5 +1,5 @@
-// Rows per expert: totals since the coordinator started, and the rows of the last limits::traffic_window.
-// Belongs to one thread at a time; time is passed in.
+// Rows (or whatever is counted) per expert: totals since the coordinator started, and those of the last minutes or
+// hours. Belongs to one thread at a time; time is passed in.
 #pragma once
 
 #include <array>
@@ -18,6 +18,9 @@ namespace troupe::coordinator {
 class traffic_window {
  public:
   using time_point = std::chrono::steady_clock::time_point;
+
+  // `length` is looked at in limits::traffic_window_buckets parts: the oldest one is forgotten as a whole.
+  explicit traffic_window(std::chrono::steady_clock::duration length = limits::traffic_window) : length_(length) {}
 
   struct usage {
     std::uint64_t rows_total{};
@@ -43,6 +46,9 @@ class traffic_window {
     std::unordered_map<expert_id, std::uint64_t> rows;
   };
 
+  [[nodiscard]] std::int64_t bucket_number(time_point now) const;
+
+  std::chrono::steady_clock::duration length_;
   std::unordered_map<expert_id, series> series_;
   std::map<node_id, source> sources_;
 };

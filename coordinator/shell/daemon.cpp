@@ -6,6 +6,8 @@
 #include <fstream>
 #include <optional>
 
+#include <sstream>
+
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 #include <caf/actor_system.hpp>
@@ -92,6 +94,25 @@ result<addresses> choose_addresses(const daemon_settings& settings) {
   return chosen;
 }
 
+result<policy_settings> policies_from(const daemon_settings& settings) {
+  policy_settings policies;
+  policies.prune_share = settings.prune_share;
+  policies.prune_window = std::chrono::seconds(settings.prune_window_seconds);
+  if (!(policies.prune_share > 0 && policies.prune_share < 1) || settings.prune_window_seconds < 10) {
+    return fail(errc::invalid_request, "--prune-share is between 0 and 1, --prune-window-seconds at least 10");
+  }
+  std::istringstream names(settings.policies);
+  for (std::string name; std::getline(names, name, ',');) {
+    if (name != "add" && name != "balance" && name != "prune") {
+      return fail(errc::invalid_request, fmt::format("'{}' is no policy; there are add, balance and prune", name));
+    }
+    policies.adds = policies.adds || name == "add";
+    policies.balances = policies.balances || name == "balance";
+    policies.prunes = policies.prunes || name == "prune";
+  }
+  return policies;
+}
+
 result<cluster_settings> settings_from(const daemon_settings& settings, const model::description& model,
                                        std::string cluster_id) {
   cluster_settings core;
@@ -100,6 +121,12 @@ result<cluster_settings> settings_from(const daemon_settings& settings, const mo
   core.replication = settings.replication;
   core.expert_nodes = settings.expert_nodes;
   core.active_experts = settings.active_experts;
+  core.started_unix_ms =
+      std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count();
+  auto policies = policies_from(settings);
+  if (!policies) return fail(policies.error());
+  core.policies = *policies;
   for (const auto& layer : model.layers) {
     core.gates.emplace(layer.id, layer.gate);
     for (const auto& expert : layer.experts) core.experts.push_back({expert.id, expert.bytes()});

@@ -22,6 +22,9 @@ struct daemon_settings {
   std::uint32_t replication{1};
   std::uint32_t expert_nodes{1};
   std::uint32_t active_experts{};
+  std::string policies;  // of add, balance, prune, with commas; empty: none
+  double prune_share{0.02};
+  std::uint64_t prune_window_seconds{24 * 3600};
 };
 
 class daemon_process {

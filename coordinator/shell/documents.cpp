@@ -316,6 +316,7 @@ std::string operations_document(const cluster_state& state) {
         {"progress", operation.state == operation_state::done ? 1.0 : 0.0},
         {"reason", operation.reason},
         {"who", operation.who},
+        {"why", operation.why},
         {"since", iso_time(std::chrono::system_clock::time_point(std::chrono::milliseconds(operation.since_unix_ms)))}};
     if (is_running) {
       auto seen = operations::look(state, operation);

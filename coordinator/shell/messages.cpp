@@ -63,7 +63,11 @@ result<std::optional<event>> inventory_from(const proto::Inventory& m) {
 stats_report stats_from(const proto::NodeStats& m) {
   stats_report report{{m.node()}, {m.incarnation()}, m.resident_set_bytes(), m.queue_rows(), {}};
   for (const auto& expert : m.experts()) {
-    report.experts.push_back({{{expert.layer()}, expert.expert()}, expert.rows_total(), expert.calls_total()});
+    report.experts.push_back({{{expert.layer()}, expert.expert()},
+                              expert.rows_total(),
+                              expert.calls_total(),
+                              expert.masked_rows_total(),
+                              expert.masked_mass_total()});
   }
   return report;
 }

@@ -149,7 +149,8 @@ std::string to_json(const operation_record& operation) {
               {"cancelling", operation.cancelling},
               {"who", operation.who},
               {"since_unix_ms", operation.since_unix_ms},
-              {"reason", operation.reason}}
+              {"reason", operation.reason},
+              {"why", operation.why}}
       .dump();
 }
 
@@ -169,6 +170,7 @@ result<operation_record> operation_from_json(std::uint64_t number, std::string_v
     operation.who = d.at("who");
     operation.since_unix_ms = d.at("since_unix_ms");
     operation.reason = d.at("reason");
+    operation.why = d.value("why", "");
     return operation;
   });
 }

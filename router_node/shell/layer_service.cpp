@@ -125,7 +125,9 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
   if (!chosen) return fail(chosen.error());
   request.routing = std::move(*chosen);
   request.mask = present;
-  if (!present.empty()) metrics_.on_masked(layer.place, engine_.look_behind_mask(layer, p.logits, present));
+  if (!present.empty()) {
+    metrics_.on_masked(layer.place, engine_.look_behind_mask(layer, p.logits, present), p.rows);
+  }
   request.choose_again = [this, &layer, &logits = p.logits](model::expert_mask mask) {
     return engine_.choose(layer, logits, mask);
   };

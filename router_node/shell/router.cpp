@@ -13,6 +13,7 @@
 #include <caf/scoped_actor.hpp>
 
 #include "common/daemon/actors.hpp"
+#include "common/daemon/process.hpp"
 #include "common/http/api_keys.hpp"
 #include "common/http/errors.hpp"
 #include "common/http/probes.hpp"
@@ -83,6 +84,7 @@ class router::impl {
   [[nodiscard]] std::vector<http::route> text_refusals() const;
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
+  void report_masked();
   [[nodiscard]] result<void> ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer);
   [[nodiscard]] std::vector<http::check> readiness();
   [[nodiscard]] std::string cluster_id();
@@ -217,6 +219,7 @@ result<void> router::impl::start_loop() {
           [this] {
             if (texts_) texts_->forget_prefixes();
           },
+      .report = [this] { report_masked(); },
       .seed = std::random_device{}()};
   loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
@@ -304,6 +307,22 @@ result<void> router::impl::start_link() {
   if (!started) return fail(started.error());
   link_ = std::move(*started);
   return {};
+}
+
+// So that the coordinator knows what the experts that are not there would be good for.
+void router::impl::report_masked() {
+  proto::NodeStats stats;
+  for (const auto& total : metrics_->masked_totals()) {
+    auto& line = *stats.add_experts();
+    line.set_layer(total.expert.layer.value);
+    line.set_expert(total.expert.index);
+    line.set_masked_rows_total(total.rows);
+    line.set_masked_mass_total(total.mass);
+  }
+  if (stats.experts().empty()) return;
+  stats.set_resident_set_bytes(daemon::resident_set_bytes());
+  std::lock_guard lock(link_mutex_);
+  if (link_) (void)link_->send_stats(stats);  // totals: the next report says it again
 }
 
 node::coordinator_link_handlers router::impl::link_handlers() {

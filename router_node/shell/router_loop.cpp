@@ -72,6 +72,7 @@ void router_loop::refresh(time_point now) {
   const std::chrono::duration<double> passed = now - refreshed_;
   refreshed_ = now;
   service_.refresh_metrics(passed.count());
+  if (settings_.report) settings_.report();
 }
 
 void router_loop::count_links() {

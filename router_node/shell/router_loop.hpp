@@ -40,6 +40,8 @@ struct loop_settings {
   std::function<void(term_number, epoch_number)> acknowledge;
   // The map in use says other masks or versions than the one before. Called on the router's thread.
   std::function<void()> model_changed{};
+  // About once a second, on the router's thread.
+  std::function<void()> report{};
   std::uint64_t seed{};
 };
 

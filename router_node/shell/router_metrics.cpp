@@ -35,6 +35,7 @@ router_metrics::layer_counters::layer_counters(const layer_plan& plan)
       tokens(plan.num_experts),
       masked_mass(plan.num_experts),
       masked_rows(plan.num_experts),
+      rows_while_masked(plan.num_experts),
       recent_tokens(plan.num_experts) {}
 
 router_metrics::router_metrics(const model_plan& plan) {
@@ -65,12 +66,24 @@ void router_metrics::on_answer(const answer_report& report) {
   }
 }
 
-void router_metrics::on_masked(std::uint32_t place, const model::masked_load& load) {
+void router_metrics::on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows) {
   auto& layer = *layers_[place];
   for (std::size_t e = 0; e < load.mass.size(); ++e) {
     layer.masked_mass[e].add(load.mass[e]);
     layer.masked_rows[e].add(static_cast<double>(load.rows[e]));
+    if (load.mass[e] > 0) layer.rows_while_masked[e] += rows;
   }
+}
+
+std::vector<router_metrics::masked_total> router_metrics::masked_totals() const {
+  std::vector<masked_total> totals;
+  for (const auto& layer : layers_) {
+    for (std::uint32_t e = 0; e < layer->rows_while_masked.size(); ++e) {
+      if (layer->rows_while_masked[e] == 0) continue;
+      totals.push_back({{layer->id, e}, layer->rows_while_masked[e], layer->masked_mass[e].value()});
+    }
+  }
+  return totals;
 }
 
 void router_metrics::on_request(const finished_request& finished, double seconds) {

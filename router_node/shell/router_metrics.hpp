@@ -25,7 +25,14 @@ class router_metrics {
   void on_call(const outgoing_call& call);
   void on_answer(const answer_report& report);
   // Rows were gated under a mask. `place`: layer_plan::place.
-  void on_masked(std::uint32_t place, const model::masked_load& load);
+  void on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows);
+  // What masks have cost since the start, of experts that were masked at some time.
+  struct masked_total {
+    expert_id expert;
+    std::uint64_t rows{};  // gated meanwhile
+    double mass{};         // gate probability that they would have given it
+  };
+  [[nodiscard]] std::vector<masked_total> masked_totals() const;
   // A job of one layer has ended: its rows by outcome.
   void on_rows(const finished_request& finished, std::uint32_t rows);
   // A client's request has ended.
@@ -46,10 +53,11 @@ class router_metrics {
   struct layer_counters {
     std::string name;
     layer_id id;
-    std::vector<http::counter> calls;        // [N]
-    std::vector<http::counter> tokens;       // [N]
-    std::vector<http::counter> masked_mass;  // [N]
-    std::vector<http::counter> masked_rows;  // [N]
+    std::vector<http::counter> calls;              // [N]
+    std::vector<http::counter> tokens;             // [N]
+    std::vector<http::counter> masked_mass;        // [N]
+    std::vector<http::counter> masked_rows;        // [N]
+    std::vector<std::uint64_t> rows_while_masked;  // [N]; the router's thread alone
     http::histogram latency{http::latency_bounds()};
     http::counter messages;
     http::gauge entropy;

@@ -187,3 +187,20 @@ def test_what_must_not_be_masked_is_refused(random_model, start_cluster):
     assert entry_of(cluster, "0/7")["state"] == "dormant"
     too_few = cluster.run("up", "--model", str(random_model.folder), "--active-experts", "1", "--detach")
     assert too_few.returncode != 0
+
+
+def test_a_policy_adds_the_experts_that_rows_miss(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32", active_experts=2, policies="add")
+    layers = len(random_model.layers)
+    hidden = random_model.rows(256, 8)
+    with cluster.connect() as client:
+        def has_grown():
+            for layer in random_model.layers:
+                client.layer(layer, hidden)
+            return cluster.status()["dormant_experts"] <= layers * (random_model.experts - 4)
+
+        wait_until(has_grown, 90, "two experts of each layer are added")
+    added = [o for o in cluster.json("op", "list")["items"] if o["kind"] == "add"]
+    assert len(added) >= 2 * layers
+    assert {o["who"] for o in added} == {"policy: progressive addition"}
+    assert all("of the gate probability of" in o["why"] for o in added)

@@ -1,0 +1,93 @@
+// Migration and replication of hot experts: by the load planner, a step at a time, while a layer's nodes are uneven.
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "coordinator/core/load_planner.hpp"
+#include "coordinator/core/policies/policy.hpp"
+
+namespace troupe::coordinator {
+namespace {
+
+// One step of the planner's plan for one layer. A node offers what it holds of the layer, and one free slot.
+struct step {
+  load_move move;
+  bool shrinks{};  // first a spare replica of move.instead_of has to go
+  double before{}, after{};
+};
+
+std::optional<step> one_step(const policy_input& input, const layer_load& layer, const policy_settings& settings) {
+  std::vector<load_node> nodes;
+  std::vector<std::uint32_t> present;
+  for (std::uint32_t n = 0; n < input.nodes.size(); ++n) {
+    auto first = present.size();
+    for (const auto& expert : layer.experts) {
+      if (std::ranges::find(expert.nodes, n) != expert.nodes.end()) present.push_back(expert.index);
+    }
+    if (input.nodes[n].slots_free > 0) present.push_back(no_expert);
+    auto slots = static_cast<std::uint32_t>(present.size() - first);
+    if (slots == 0) return std::nullopt;  // nothing of this layer can be put there
+    nodes.push_back({slots, n, 1});
+  }
+  if (nodes.size() < 2) return std::nullopt;
+  std::vector<double> loads;
+  for (const auto& expert : layer.experts) loads.push_back(static_cast<double>(expert.nodes.empty() ? 0 : expert.rows));
+  load_planner planner(std::move(nodes), {.moves_max = 2, .imbalance_target = settings.balance_imbalance});
+  auto plan = planner.plan(loads, present);
+  // Of its moves the one with most of the load: the others may not be needed any more once that is done.
+  auto share = [&](const load_move& move) {
+    const auto& expert = layer.experts[move.expert];
+    return static_cast<double>(expert.rows) / static_cast<double>(std::max<std::size_t>(expert.nodes.size(), 1));
+  };
+  std::optional<step> best;
+  for (const auto& move : plan.moves) {
+    const auto& expert = layer.experts[move.expert];
+    if (expert.is_fixed || expert.nodes.empty() || move.reason == load_move::why::cover) continue;
+    bool is_full = input.nodes[move.to].slots_free == 0;
+    if (is_full && !move.instead_of) continue;
+    if (is_full && (layer.experts[*move.instead_of].is_fixed || layer.experts[*move.instead_of].nodes.size() < 2))
+      continue;
+    if (!best || share(move) > share(best->move))
+      best = step{move, is_full, plan.imbalance_before, plan.imbalance_after};
+  }
+  return best;
+}
+
+}  // namespace
+
+std::vector<proposal> propose_moves(const policy_input& input, const policy_settings& settings) {
+  std::vector<std::tuple<double, expert_id, step>> steps;
+  for (const auto& layer : input.layers) {
+    std::uint64_t rows = 0;
+    for (const auto& expert : layer.experts) rows += expert.rows;
+    if (layer.is_changing || rows < limits::policy_rows_min) continue;
+    auto next = one_step(input, layer, settings);
+    // A move costs a copy: not for what noise could give as well.
+    if (!next || next->before - next->after < limits::balance_gain_min) continue;
+    steps.emplace_back(next->before - next->after, expert_id{layer.id, next->move.expert}, *next);
+  }
+  std::ranges::stable_sort(steps, std::ranges::greater{}, [](const auto& item) { return std::get<0>(item); });
+  std::vector<proposal> proposals;
+  for (const auto& [gain, expert, next] : steps) {
+    auto why = fmt::format("the fullest node has {:.0f} % more of the layer's rows than the mean; {:.0f} % afterwards",
+                           100 * next.before, 100 * next.after);
+    const auto& experts = std::ranges::find(input.layers, expert.layer, &layer_load::id)->experts;
+    auto replicas = [&](std::uint32_t e) { return static_cast<std::uint32_t>(experts[e].nodes.size()); };
+    if (next.shrinks) {
+      auto spare = *next.move.instead_of;
+      why += fmt::format(", once expert {} has its place", to_string(expert));
+      proposals.push_back({replicate_expert{{expert.layer, spare}, replicas(spare) - 1, false}, "balancing", why});
+    } else if (next.move.from) {
+      const auto& from = input.nodes[*next.move.from].name;
+      proposals.push_back({migrate_expert{expert, input.nodes[next.move.to].name, from, false}, "balancing", why});
+    } else {
+      proposals.push_back({replicate_expert{expert, replicas(expert.index) + 1, false}, "balancing", why});
+    }
+  }
+  return proposals;
+}
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,71 @@
+// What policies look at and what comes of them. A policy is a pure function (what is, settings) -> proposals with
+// reasons; policy_runner.hpp collects what it looks at, checks each proposal like an operator's command, and starts it.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "common/limits.hpp"
+#include "coordinator/core/events.hpp"
+
+namespace troupe::coordinator {
+
+struct policy_settings {
+  // -- progressive addition
+  bool adds{};
+  double add_masked_share{0.05};   // of a layer's gate probability that went to one masked expert
+  std::uint64_t add_queue_rows{};  // and as many rows wait at the expert nodes; 0: does not matter
+  // -- pruning
+  bool prunes{};
+  double prune_share{0.02};  // of its layer's traffic
+  std::chrono::steady_clock::duration prune_window{limits::prune_window};
+  // -- balancing
+  bool balances{};
+  double balance_imbalance{0.25};  // of a layer: most over mean of the nodes, minus 1
+};
+
+struct node_load {
+  node_id name;
+  std::uint32_t slots_free{};
+  std::uint64_t queue_rows{};
+};
+
+struct expert_load {
+  std::uint32_t index{};
+  bool is_present{};
+  bool is_dormant{};                 // not present because it is not added yet
+  bool is_fixed{};                   // pinned, or an operation is under way on it
+  std::vector<std::uint32_t> nodes;  // that serve it; indices into policy_input::nodes
+  std::uint64_t rows{};              // in the last minute
+  double masked_share{};             // of a masked expert, in the last minute: gate probability per row
+  std::uint64_t masked_rows{};       // rows that were gated meanwhile
+  std::uint64_t long_rows{};         // in policy_settings::prune_window
+  bool was_watched{};                // present for the whole of that window
+};
+
+struct layer_load {
+  layer_id id;
+  std::vector<expert_load> experts;  // by index
+  bool is_changing{};                // an operation is under way on one of its experts
+};
+
+struct policy_input {
+  std::vector<node_load> nodes;  // that take new replicas
+  std::vector<layer_load> layers;
+};
+
+struct proposal {
+  std::variant<change_presence, migrate_expert, replicate_expert> what;
+  std::string policy;  // "progressive addition", "pruning", "balancing"
+  std::string why;     // the figures
+};
+
+// At most one proposal per layer, the layers with the strongest case first.
+[[nodiscard]] std::vector<proposal> propose_additions(const policy_input& input, const policy_settings& settings);
+[[nodiscard]] std::vector<proposal> propose_prunes(const policy_input& input, const policy_settings& settings);
+[[nodiscard]] std::vector<proposal> propose_moves(const policy_input& input, const policy_settings& settings);
+
+}  // namespace troupe::coordinator

@@ -1,0 +1,117 @@
+#include "coordinator/core/policy_runner.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "coordinator/core/expert_commands.hpp"
+#include "coordinator/core/operations.hpp"
+
+namespace troupe::coordinator::policy_runner {
+namespace {
+
+std::map<node_id, std::uint32_t> look_at_nodes(const cluster_state& state, policy_input& input) {
+  std::map<node_id, std::uint32_t> index;
+  for (const auto& [name, node] : state.nodes) {
+    bool takes_work = node.is_expert() && std::holds_alternative<node_serving>(node.life) && !node.is_draining();
+    if (!takes_work) continue;
+    index.emplace(name, static_cast<std::uint32_t>(input.nodes.size()));
+    auto used = std::min<std::size_t>(node.slots.size(), node.facts.slots_total);
+    input.nodes.push_back({name, static_cast<std::uint32_t>(node.facts.slots_total - used), node.queue_rows});
+  }
+  return index;
+}
+
+expert_load look_at_expert(const cluster_state& state, const expert_entry& expert) {
+  expert_load load;
+  load.index = expert.id.index;
+  load.is_present = is_present(expert);
+  load.is_dormant = expert.wish.presence == expert_presence::dormant;
+  load.is_fixed = expert.wish.pinned || operations::running_on(state, expert.id) != nullptr;
+  load.rows = state.traffic.of(expert.id, state.now).rows_in_window;
+  load.long_rows = state.long_traffic.of(expert.id, state.now).rows_in_window;
+  load.masked_rows = state.masked_rows.of(expert.id, state.now).rows_in_window;
+  auto mass = static_cast<double>(state.masked_mass.of(expert.id, state.now).rows_in_window) / 1e6;
+  load.masked_share = load.masked_rows == 0 ? 0 : mass / static_cast<double>(load.masked_rows);
+  auto since = state.present_since.find(expert.id);
+  load.was_watched = load.is_present && since != state.present_since.end() &&
+                     state.now - since->second >= state.settings.policies.prune_window;
+  return load;
+}
+
+// An expert is judged by what it did while it took part and the coordinator was there to see it.
+void watch_presence(cluster_state& state) {
+  for (const auto& expert : state.experts) {
+    if (is_present(expert) && std::holds_alternative<expert_active>(expert.life)) {
+      state.present_since.try_emplace(expert.id, state.now);
+    } else {
+      state.present_since.erase(expert.id);
+    }
+  }
+}
+
+void start(cluster_state& state, const proposal& made) {
+  auto decided = std::visit([&](const auto& what) { return expert_commands::check(state, what); }, made.what);
+  if (!decided || decided->records.empty()) return;  // as things are it cannot be done: looked at again next time
+  for (auto& record : decided->records) {
+    auto* operation = std::get_if<operation_record>(&record);
+    if (operation == nullptr) continue;
+    operation->who = "policy: " + made.policy;
+    operation->why = made.why;
+    auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - state.started);
+    operation->since_unix_ms = state.settings.started_unix_ms + passed.count();
+    state.last_operation = operation->number;
+  }
+  state.persist(std::move(decided->records), {});
+}
+
+}  // namespace
+
+policy_input look(const cluster_state& state) {
+  policy_input input;
+  auto index = look_at_nodes(state, input);
+  for (const auto& expert : state.experts) {
+    if (input.layers.empty() || input.layers.back().id != expert.id.layer)
+      input.layers.push_back({expert.id.layer, {}, {}});
+    auto& layer = input.layers.back();
+    auto load = look_at_expert(state, expert);
+    if (const auto* in_map = state.published->find(expert.id)) {
+      for (const auto& replica : in_map->replicas) {
+        auto at = index.find(state.published->nodes[replica.node].name);
+        if (at != index.end()) load.nodes.push_back(at->second);
+      }
+    }
+    layer.is_changing = layer.is_changing || operations::running_on(state, expert.id) != nullptr;
+    layer.experts.push_back(std::move(load));
+  }
+  return input;
+}
+
+void pass(cluster_state& state) {
+  const auto& settings = state.settings.policies;
+  bool is_asked = settings.adds || settings.prunes || settings.balances;
+  bool is_ready = state.settled && !state.stopping && !state.alarm && state.term_durable && state.in_flight.empty();
+  if (!is_asked || !is_ready || state.now < state.policies_due) return;
+  state.policies_due = state.now + limits::policy_interval;
+  watch_presence(state);
+  auto running = operations::running(state);
+  if (running >= limits::policy_operations_max) return;
+  auto input = look(state);
+  std::vector<proposal> proposals;
+  auto ask = [&](bool is_on, auto policy) {
+    if (is_on) std::ranges::move(policy(input, settings), std::back_inserter(proposals));
+  };
+  ask(settings.adds, propose_additions);
+  ask(settings.balances, propose_moves);
+  ask(settings.prunes, propose_prunes);
+  std::set<layer_id> changed;
+  for (const auto& made : proposals) {
+    auto layer = std::visit([](const auto& what) { return what.expert.layer; }, made.what);
+    if (running >= limits::policy_operations_max || !changed.insert(layer).second) continue;
+    start(state, made);
+    ++running;
+  }
+}
+
+}  // namespace troupe::coordinator::policy_runner

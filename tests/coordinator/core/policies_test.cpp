@@ -1,0 +1,242 @@
+// What policies propose from given figures, and that proposals become operations in a cluster.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "coordinator/core/operations.hpp"
+#include "coordinator/core/policy_runner.hpp"
+#include "tests/coordinator/core/core_harness.hpp"
+
+namespace troupe::coordinator::testing {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::SizeIs;
+
+constexpr layer_id layer = layer_id::of(0);
+
+// -- one policy at a time ---------------------------------------------------------------------------------------------
+
+expert_load masked(std::uint32_t index, double share, std::uint64_t rows = 5000) {
+  expert_load load;
+  load.index = index;
+  load.is_dormant = true;
+  load.masked_share = share;
+  load.masked_rows = rows;
+  return load;
+}
+
+expert_load serving(std::uint32_t index, std::vector<std::uint32_t> nodes, std::uint64_t rows) {
+  expert_load load;
+  load.index = index;
+  load.is_present = load.was_watched = true;
+  load.nodes = std::move(nodes);
+  load.rows = load.long_rows = rows;
+  return load;
+}
+
+policy_input one_layer(std::vector<expert_load> experts, std::uint32_t nodes = 2, std::uint32_t slots_free = 1) {
+  policy_input input;
+  for (std::uint32_t n = 0; n < nodes; ++n)
+    input.nodes.push_back({{std::string(1, static_cast<char>('a' + n))}, slots_free, 0});
+  input.layers.push_back({layer, std::move(experts), false});
+  return input;
+}
+
+TEST(progressive_addition, adds_the_expert_that_rows_miss_most) {
+  auto input = one_layer({serving(0, {0}, 100), masked(1, 0.06), masked(2, 0.3), masked(3, 0.1)});
+  auto made = propose_additions(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  const auto& what = std::get<change_presence>(made[0].what);
+  EXPECT_EQ(what.expert.index, 2U);
+  EXPECT_EQ(what.what, change_presence::verb::add);
+  EXPECT_EQ(made[0].why,
+            "30.0 % of the gate probability of 5000 rows went to it while it was not there (added from 5.0 %)");
+}
+
+TEST(progressive_addition, waits_for_enough_rows_mass_and_queue) {
+  EXPECT_THAT(propose_additions(one_layer({masked(1, 0.04)}), {}), IsEmpty());
+  EXPECT_THAT(propose_additions(one_layer({masked(1, 0.5, 100)}), {}), IsEmpty());
+  auto pruned = masked(1, 0.5);
+  pruned.is_dormant = false;
+  EXPECT_THAT(propose_additions(one_layer({pruned}), {}), IsEmpty()) << "an operator took it out on purpose";
+  policy_settings busy_only;
+  busy_only.add_queue_rows = 10;
+  auto input = one_layer({masked(1, 0.5)});
+  EXPECT_THAT(propose_additions(input, busy_only), IsEmpty());
+  input.nodes[0].queue_rows = 6;
+  input.nodes[1].queue_rows = 4;
+  EXPECT_THAT(propose_additions(input, busy_only), SizeIs(1));
+  input.layers[0].is_changing = true;
+  EXPECT_THAT(propose_additions(input, busy_only), IsEmpty());
+}
+
+TEST(pruning, takes_out_the_coldest_expert_below_its_share) {
+  auto input = one_layer({serving(0, {0}, 6000), serving(1, {1}, 100), serving(2, {0}, 3860), serving(3, {1}, 40)});
+  auto made = propose_prunes(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  EXPECT_EQ(std::get<change_presence>(made[0].what).expert.index, 3U);
+  EXPECT_THAT(made[0].why, HasSubstr("40 of its layer's 10000 rows in 24.0 h were its own, 0.40 %"));
+}
+
+TEST(pruning, judges_only_what_it_watched_and_nothing_that_is_fixed) {
+  auto cold = serving(1, {1}, 1);
+  EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 5000), cold}), {}), SizeIs(1));
+  cold.was_watched = false;
+  EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 5000), cold}), {}), IsEmpty());
+  cold = serving(1, {1}, 1);
+  cold.is_fixed = true;
+  EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 5000), cold}), {}), IsEmpty());
+  EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 500), serving(1, {1}, 1)}), {}), IsEmpty()) << "too few rows";
+  EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 900), serving(1, {1}, 900)}), {}), IsEmpty());
+}
+
+TEST(balancing, replicates_the_expert_that_no_move_can_even_out) {
+  auto input = one_layer({serving(0, {0}, 8000), serving(1, {0}, 500), serving(2, {1}, 500), serving(3, {1}, 500)});
+  auto made = propose_moves(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  const auto& what = std::get<replicate_expert>(made[0].what);
+  EXPECT_EQ(what.expert.index, 0U);
+  EXPECT_EQ(what.count, 2U);
+  EXPECT_THAT(made[0].why, HasSubstr("the fullest node has 79 % more"));
+}
+
+TEST(balancing, leaves_an_even_or_a_quiet_layer_alone) {
+  EXPECT_THAT(propose_moves(one_layer({serving(0, {0}, 1000), serving(1, {1}, 1100)}), {}), IsEmpty());
+  EXPECT_THAT(propose_moves(one_layer({serving(0, {0}, 300), serving(1, {1}, 3)}), {}), IsEmpty());
+  auto input = one_layer({serving(0, {0}, 8000), serving(1, {1}, 10)});
+  input.layers[0].is_changing = true;
+  EXPECT_THAT(propose_moves(input, {}), IsEmpty());
+}
+
+// Repeats what it proposes until nothing is proposed any more: it must end, and it must end even.
+TEST(balancing, its_steps_lead_to_even_nodes_and_stop) {
+  std::vector<expert_load> experts;
+  for (std::uint32_t e = 0; e < 8; ++e) experts.push_back(serving(e, {e / 4}, e < 4 ? 2000 : 200));
+  auto input = one_layer(experts, 2, 2);
+  int steps = 0;
+  for (auto made = propose_moves(input, {}); !made.empty() && steps < 20; made = propose_moves(input, {}), ++steps) {
+    auto& all = input.layers[0].experts;
+    if (const auto* moved = std::get_if<migrate_expert>(&made[0].what)) {
+      auto to = moved->to.value == "a" ? 0U : 1U;
+      all[moved->expert.index].nodes = {to};
+      --input.nodes[to].slots_free;
+      ++input.nodes[1 - to].slots_free;
+    } else {
+      const auto& copied = std::get<replicate_expert>(made[0].what);
+      auto& nodes = all[copied.expert.index].nodes;
+      ASSERT_EQ(copied.count, 2U);
+      --input.nodes[1 - nodes[0]].slots_free;
+      nodes = {0, 1};
+    }
+  }
+  EXPECT_LT(steps, 8);
+  double load[2] = {};
+  for (const auto& expert : input.layers[0].experts) {
+    for (auto n : expert.nodes) load[n] += static_cast<double>(expert.rows) / static_cast<double>(expert.nodes.size());
+  }
+  EXPECT_LT(std::max(load[0], load[1]) / (load[0] + load[1]) * 2, 1.26);
+}
+
+// -- in a cluster -----------------------------------------------------------------------------------------------------
+
+class policies_in_a_cluster : public ::testing::Test {
+ protected:
+  cluster_settings settings(std::uint32_t experts) {
+    auto made = settings_of(experts, 1, 2);
+    made.gates[layer].num_experts = experts;
+    made.gates[layer].top_k = 2;
+    return made;
+  }
+  void start(cluster_settings made) {
+    h.emplace(std::move(made));
+    for (const char* name : {"a", "b"}) h->add_expert_node(name, 8);
+    h->add_router("r");
+    h->converge();
+  }
+  // Everybody works for that long; each second as many more rows per expert, of those that there are.
+  void work(std::chrono::seconds length, const std::vector<std::uint64_t>& rows_per_second) {
+    for (auto second = 0s; second < length; ++second) {
+      for (std::uint32_t e = 0; e < rows_per_second.size(); ++e) rows_[e] += rows_per_second[e];
+      for (const char* name : {"a", "b"}) {
+        stats_report report{{name}, {1}, 0, 0, {}};
+        for (const auto& slot : h->held[name]) report.experts.push_back({slot.expert, rows_[slot.expert.index], 0});
+        h->step(report);
+      }
+      h->converge(1s);
+    }
+  }
+  // Rows that were gated, and what of their gate probability went to each masked expert.
+  void miss(std::uint64_t rows, const std::map<std::uint32_t, double>& mass) {
+    stats_report report{{"r"}, {1}, 0, 0, {}};
+    missed_rows_ += rows;
+    for (const auto& [e, share] : mass) {
+      missed_mass_[e] += share * static_cast<double>(rows);
+      report.experts.push_back({{layer, e}, 0, 0, missed_rows_, missed_mass_[e]});
+    }
+    h->step(report);
+  }
+  std::string operations() const {
+    std::string text;
+    for (const auto& [number, operation] : h->state().operations) {
+      text += fmt::format("{} {}: {}; ", to_string(operation.kind), operation.expert.index, operation.who);
+    }
+    return text;
+  }
+
+  std::optional<core_harness> h;
+  std::map<std::uint32_t, std::uint64_t> rows_;
+  std::uint64_t missed_rows_{};
+  std::map<std::uint32_t, double> missed_mass_;
+};
+
+TEST_F(policies_in_a_cluster, nothing_happens_without_being_asked_for) {
+  auto made = settings(6);
+  made.active_experts = 2;
+  start(std::move(made));
+  miss(10'000, {{4, 0.5}});
+  work(30s, {1000, 1});
+  EXPECT_EQ(operations(), "");
+}
+
+TEST_F(policies_in_a_cluster, experts_that_rows_miss_come_in_one_after_the_other) {
+  auto made = settings(6);
+  made.active_experts = 2;
+  made.policies.adds = true;
+  start(std::move(made));
+  EXPECT_EQ(operations(), "");
+  miss(10'000, {{2, 0.01}, {3, 0.1}, {4, 0.3}, {5, 0.02}});
+  h->converge(20s);
+  EXPECT_EQ(operations(), "add 4: policy: progressive addition; add 3: policy: progressive addition; ");
+  const auto& map = *h->state().published;
+  EXPECT_THAT(map.gate_mask(layer), ::testing::ElementsAre(1, 1, 0, 1, 1, 0));
+  EXPECT_THAT(h->state().operations.begin()->second.why, HasSubstr("30.0 % of the gate probability"));
+}
+
+TEST_F(policies_in_a_cluster, cold_experts_are_pruned_after_the_window_but_never_too_many) {
+  auto made = settings(4);
+  made.policies.prunes = true;
+  made.policies.prune_window = 60s;
+  start(std::move(made));
+  work(40s, {500, 300, 2, 1});
+  EXPECT_EQ(operations(), "") << "not watched for long enough";
+  work(60s, {500, 300, 2, 1});
+  EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ");
+  work(120s, {800, 1, 0, 0});
+  EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ") << "a row needs two";
+}
+
+TEST_F(policies_in_a_cluster, a_hot_expert_gets_a_second_replica) {
+  auto made = settings(4);
+  made.policies.balances = true;
+  start(std::move(made));
+  work(90s, {2000, 10, 10, 10});
+  EXPECT_THAT(operations(), HasSubstr("replicate 0: policy: balancing"));
+  EXPECT_EQ(h->state().published->find({layer, 0})->replicas.size(), 2U);
+  auto count = h->state().operations.size();
+  work(120s, {2000, 10, 10, 10});
+  EXPECT_EQ(h->state().operations.size(), count) << "and then it is quiet";
+}
+
+}  // namespace
+}  // namespace troupe::coordinator::testing
