@@ -145,6 +145,8 @@ struct node_entry {
   time_point inventory_due{};  // asked for again then, unless one arrives
   std::uint64_t resident_set_bytes{};
   std::uint64_t queue_rows{};
+  std::optional<time_point> stats_heard;
+  double rows_per_second{};  // between its last two reports
 
   // maps
   epoch_number heard_epoch;  // from heartbeats
@@ -231,6 +233,7 @@ struct cluster_state {
   bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
+  bool planned{};  // experts' `wanted` says something
   bool placed{};   // the first placement has begun: enough nodes are there
   bool settled{};  // and has ended: from now on every change is a repair
   std::optional<time_point> first_join;

@@ -25,15 +25,21 @@ void note_stats(cluster_state& state, const stats_report& report) {
   if (node == nullptr) return;
   node->resident_set_bytes = report.resident_set_bytes;
   node->queue_rows = report.queue_rows;
+  std::uint64_t rows = 0;
   for (const auto& traffic : report.experts) {
     if (state.find(traffic.expert) == nullptr) continue;
     const auto& id = traffic.expert;
-    state.traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
+    rows += state.traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
     state.long_traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
     state.masked_rows.report(report.node, report.incarnation, id, traffic.masked_rows_total, state.now);
     auto millionths = static_cast<std::uint64_t>(std::max(traffic.masked_mass_total, 0.0) * 1e6);
     state.masked_mass.report(report.node, report.incarnation, id, millionths, state.now);
   }
+  if (node->stats_heard && *node->stats_heard < state.now) {
+    node->rows_per_second =
+        static_cast<double>(rows) / std::chrono::duration<double>(state.now - *node->stats_heard).count();
+  }
+  node->stats_heard = state.now;
 }
 
 node_entry restored_node(const node_record& record, time_point now) {

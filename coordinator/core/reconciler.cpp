@@ -158,6 +158,7 @@ void plan(cluster_state& state) {
   auto view = planner_view(state);
   auto planned = plan_placement(view);
   state.replicas_missing = planned.replicas_missing;
+  state.planned = true;
   for (std::size_t e = 0; e < state.experts.size(); ++e) {
     auto& wanted = state.experts[e].wanted;
     wanted.clear();

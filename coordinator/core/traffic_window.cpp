@@ -13,12 +13,13 @@ std::int64_t traffic_window::bucket_number(time_point now) const {
   return now.time_since_epoch() / (length_ / num_buckets);
 }
 
-void traffic_window::report(const node_id& node, incarnation_number incarnation, const expert_id& expert,
-                            std::uint64_t rows_total, time_point now) {
+std::uint64_t traffic_window::report(const node_id& node, incarnation_number incarnation, const expert_id& expert,
+                                     std::uint64_t rows_total, time_point now) {
   auto& from = sources_[node];
   if (from.incarnation != incarnation) from = {incarnation, {}};
-  auto& seen = from.rows[expert];
-  if (rows_total <= seen) return;
+  auto [at, is_first] = from.rows.try_emplace(expert, 0);
+  auto& seen = at->second;
+  if (rows_total <= seen) return 0;
   auto added = rows_total - seen;
   seen = rows_total;
 
@@ -31,6 +32,7 @@ void traffic_window::report(const node_id& node, incarnation_number incarnation,
   target.buckets[static_cast<std::size_t>(number % num_buckets)] += added;
   target.rows_total += added;
   target.last_used = now;
+  return is_first ? 0 : added;
 }
 
 traffic_window::usage traffic_window::of(const expert_id& expert, time_point now) const {

@@ -29,8 +29,9 @@ class traffic_window {
   };
 
   // `rows_total`: rows of this expert on this node since its incarnation began. Repeated and late reports count once.
-  void report(const node_id& node, incarnation_number incarnation, const expert_id& expert, std::uint64_t rows_total,
-              time_point now);
+  // Returns the rows since its last report; 0 for the first one.
+  std::uint64_t report(const node_id& node, incarnation_number incarnation, const expert_id& expert,
+                       std::uint64_t rows_total, time_point now);
   [[nodiscard]] usage of(const expert_id& expert, time_point now) const;
   void forget(const node_id& node);
 

@@ -84,7 +84,8 @@ json node_item(const cluster_state& state, const node_id& name, const node_entry
             {"machine", facts.machine_id},
             {"http", facts.http_address},
             {"resident_set_bytes", node.resident_set_bytes},
-            {"queue_rows", node.queue_rows}};
+            {"queue_rows", node.queue_rows},
+            {"rows_per_second", node.rows_per_second}};
   auto silence = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - node.last_heard).count();
   item["silent_ms"] = silence;
   item["epoch"] = std::max(node.heard_epoch, node.acked_epoch).value;
@@ -177,6 +178,8 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
                           {"version", replica.version.value}});
     }
   }
+  auto wanted = json::array();
+  for (const auto& name : expert.wanted) wanted.push_back(name.value);
   auto usage = state.traffic.of(expert.id, state.now);
   auto layer_rows = window.at(expert.id.layer);
   double share = layer_rows == 0 ? 0.0 : static_cast<double>(usage.rows_in_window) / static_cast<double>(layer_rows);
@@ -196,7 +199,8 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
             {"share", share},
             {"last_used", nullptr},
             {"pinned", expert.wish.pinned},
-            {"replicas_wanted", wanted_replicas(state, expert)}};
+            {"replicas_wanted", wanted_replicas(state, expert)},
+            {"wanted", state.planned ? std::move(wanted) : json(nullptr)}};
   if (const auto* operation = operations::running_on(state, expert.id)) {
     item["operation"] = operation_name(operation->number);
   }
@@ -299,7 +303,7 @@ result<std::string> experts_document(const cluster_state& state, const document_
   for (const auto& expert : state.experts) {
     if (!wanted || expert.id.layer == *wanted) items.push_back(expert_item(state, expert, context, window));
   }
-  return json{{"items", std::move(items)}}.dump();
+  return json{{"term", state.term.value}, {"epoch", state.published->epoch.value}, {"items", std::move(items)}}.dump();
 }
 
 std::string operations_document(const cluster_state& state) {

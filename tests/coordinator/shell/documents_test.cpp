@@ -77,6 +77,37 @@ TEST(documents, node_list_has_the_coordinator_and_every_node) {
   EXPECT_EQ(nodes_document(cluster.state(), context(), "nobody").error().code, errc::not_found);
 }
 
+TEST(documents, node_list_has_the_rows_per_second_between_two_reports) {
+  core_harness cluster(settings_of(2));
+  cluster.add_expert_node("expert-0");
+  cluster.converge();
+  const auto rate = [&] {
+    return json::parse(*nodes_document(cluster.state(), context(), "expert-0"))["items"][0]["rows_per_second"];
+  };
+  const auto report = [&](std::uint64_t rows_total) {
+    cluster.step(stats_report{{"expert-0"}, {1}, 0, 0, {{{layer_id::of(0), 0}, rows_total, 1}}});
+  };
+  report(500);  // since the node began: nobody knows in which time
+  EXPECT_EQ(rate(), 0);
+  cluster.pass(2s);
+  report(600);
+  EXPECT_EQ(rate(), 50);
+  cluster.pass(1s);
+  cluster.step(stats_report{{"expert-0"}, {1}, 0, 0, {}});
+  EXPECT_EQ(rate(), 0);
+}
+
+TEST(documents, expert_list_says_what_is_wanted_once_there_is_a_plan) {
+  core_harness cluster(settings_of(2));
+  EXPECT_TRUE(json::parse(*experts_document(cluster.state(), context(), ""))["items"][0]["wanted"].is_null());
+  cluster.add_expert_node("expert-0");
+  cluster.converge();
+  auto experts = json::parse(*experts_document(cluster.state(), context(), ""));
+  EXPECT_EQ(experts["items"][0]["wanted"], json::array({"expert-0"}));
+  EXPECT_EQ(experts["epoch"], cluster.state().published->epoch.value);
+  EXPECT_EQ(experts["term"], 1);
+}
+
 TEST(documents, expert_list_counts_tokens_and_shares) {
   core_harness cluster(settings_of(2));
   cluster.add_expert_node("expert-0");
