@@ -135,6 +135,7 @@ result<json> admin_client::ask(const query& what) {
   body.set_layer(what.layer);
   body.set_node(what.node);
   body.set_events_after(what.events_after);
+  body.set_expert(what.expert);
   return state_->ask_for_document(request);
 }
 

@@ -14,13 +14,22 @@
 
 namespace troupe::cli {
 
-enum class query_kind : int { status = 1, nodes = 2, experts = 3, events = 4, operations = 5 };
+enum class query_kind : int {
+  status = 1,
+  nodes = 2,
+  experts = 3,
+  events = 4,
+  operations = 5,
+  history = 6,
+  explanation = 7
+};
 
 struct query {
   query_kind kind{query_kind::status};
   std::string layer{};  // experts: only this layer
   std::string node{};   // nodes: only this one
   std::uint64_t events_after{};
+  std::string expert{};  // explanation: "3/17"
 };
 
 enum class node_action { drain, undrain, remove };

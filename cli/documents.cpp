@@ -47,10 +47,9 @@ result<json> fetch_from_router(const session& s, const query& what) {
 result<json> fetch_document(const session& s, const query& what) {
   auto coordinator = s.coordinator();
   auto answer = coordinator ? coordinator->ask(what) : result<json>{fail(coordinator.error())};
-  if (answer || answer.error().code != errc::unavailable || what.kind == query_kind::events ||
-      what.kind == query_kind::operations) {
-    return answer;
-  }
+  const bool routers_know =
+      what.kind == query_kind::status || what.kind == query_kind::nodes || what.kind == query_kind::experts;
+  if (answer || answer.error().code != errc::unavailable || !routers_know) return answer;
   auto known = fetch_from_router(s, what);
   if (!known) return answer;
   print_note(fmt::format("note: {}; this is what a router knows", answer.error().message));

@@ -1,7 +1,8 @@
-// troupe expert list, show, migrate, replicate, pin, unpin, prune, restore and add.
+// troupe expert list, show, explain, migrate, replicate, pin, unpin, prune, restore and add.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -84,6 +85,46 @@ result<exit_code> show(const session& s, const std::string& name) {
   return fail(unknown_expert(*wanted, experts->at("items")));
 }
 
+// Heads and sentences: what a page of JSON lists is for a person.
+std::string explanation_page(const json& explanation) {
+  std::string page = render(explanation, output_format::table,
+                            {.items = "",
+                             .columns = {{"EXPERT", "name"},
+                                         {"STATE", "state"},
+                                         {"SHARE", "share", cell::share},
+                                         {"FAIR SHARE", "fair_share", cell::share},
+                                         {"WANTED ON", "wanted"}},
+                             .name = "",
+                             .vertical = true});
+  page +=
+      '\n' +
+      render(explanation, output_format::table,
+             {.items = "replicas",
+              .columns = {{"REPLICA ON", "node"}, {"SLOT", "slot", cell::count}, {"STATE", "state"}, {"WHY", "why"}},
+              .name = ""});
+  for (const auto& [title, key] : {std::pair{"Why it is so:", "reasons"}, std::pair{"Under way:", "under_way"},
+                                   std::pair{"What would change it:", "would_change"}}) {
+    if (explanation.at(key).empty()) continue;
+    page += fmt::format("\n{}\n", title);
+    for (const auto& line : explanation.at(key)) page += fmt::format("  {}\n", printable(line.get<std::string>()));
+  }
+  return page;
+}
+
+result<exit_code> explain(const session& s, const std::string& name) {
+  if (!parse_expert(name)) return not_an_expert(name);
+  query question{query_kind::explanation};
+  question.expert = name;
+  const auto answer = fetch_document(s, question);
+  if (!answer) return fail(answer.error());
+  if (s.format() == output_format::table || s.format() == output_format::wide) {
+    std::cout << explanation_page(*answer) << std::flush;
+  } else {
+    s.print(*answer, {.items = "", .columns = {}, .name = "{name}"});
+  }
+  return exit_code::ok;
+}
+
 struct change_request {
   std::string name;
   expert_command command;
@@ -115,6 +156,12 @@ void add_expert_verbs(verb_registry& verbs) {
   auto& showing = verbs.verb(noun, "show", "One expert.", "  troupe expert show 3/17",
                              [name](const session& s) { return show(s, *name); });
   showing.add_option("expert", *name, "LAYER/EXPERT")->required()->type_name("L/E");
+
+  auto explained = std::make_shared<std::string>();
+  auto& explaining = verbs.verb(noun, "explain", "Why an expert is where it is, and what would change that.",
+                                "  troupe expert explain 3/17\n  troupe expert explain 3/17 -o json",
+                                [explained](const session& s) { return explain(s, *explained); });
+  explaining.add_option("expert", *explained, "LAYER/EXPERT")->required()->type_name("L/E");
 
   const auto changing = [&](const std::string& verb, const std::string& help, const std::string& examples,
                             expert_action action) -> std::pair<CLI::App&, std::shared_ptr<change_request>> {

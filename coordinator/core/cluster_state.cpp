@@ -47,6 +47,17 @@ void cluster_state::persist(std::vector<store_record> records, persist_in_flight
   in_flight[out.ticket].push_back(std::move(then));
 }
 
+std::string_view shown_state(const expert_entry& expert) {
+  return std::visit(overloaded{
+                        [](const expert_dormant&) { return "dormant"; },
+                        [](const expert_warming&) { return "warming"; },
+                        [](const expert_active&) { return "active"; },
+                        [](const expert_draining&) { return "draining"; },
+                        [](const expert_pruned&) { return "pruned"; },
+                    },
+                    expert.life);
+}
+
 bool is_masked(const cluster_state& state, const expert_id& expert) {
   const auto* in_map = state.published->find(expert);
   return in_map != nullptr && in_map->masked;

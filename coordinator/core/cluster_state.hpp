@@ -18,6 +18,7 @@
 #include "common/ids.hpp"
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/output.hpp"
+#include "coordinator/core/placement_history.hpp"
 #include "coordinator/core/policies/policy.hpp"
 #include "coordinator/core/traffic_window.hpp"
 #include "model/description.hpp"
@@ -79,6 +80,9 @@ struct slot_entry {
   std::optional<node_id> replaces{};  // loaded to take the place of that node's replica
   std::uint64_t resident_bytes{};
   bool seen{};  // in an inventory
+  // For people; empty: it was there when this coordinator started.
+  std::string came_for{};
+  std::string goes_for{};
 };
 
 // -- nodes --------------------------------------------------------------------------------------------------------
@@ -188,6 +192,9 @@ struct expert_entry {
   std::string last_failure;     // newest failed load; empty: none since it was last verified
 };
 
+// "active", "pruned", ...: as operators see it.
+[[nodiscard]] std::string_view shown_state(const expert_entry& expert);
+
 // -- the whole --------------------------------------------------------------------------------------------------------
 
 struct command_entry {
@@ -246,6 +253,7 @@ struct cluster_state {
   traffic_window masked_rows, masked_mass;        // of the last minute; mass in millionths
   std::map<expert_id, time_point> present_since;  // while the pruning policy is on: when it began to look at it
   time_point policies_due;
+  placement_history history;
   std::uint32_t replicas_missing{};  // by the newest plan
   std::uint64_t loads_failed{};
   std::uint64_t loads_done{};

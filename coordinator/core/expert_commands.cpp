@@ -38,16 +38,6 @@ std::string names(const std::vector<node_id>& nodes) {
   return texts.empty() ? "no node" : fmt::format("{}", fmt::join(texts, ", "));
 }
 
-result<const expert_entry*> known_expert(const cluster_state& state, const expert_id& id) {
-  if (const auto* expert = state.find(id)) return expert;
-  auto in_layer = std::ranges::count_if(state.experts, [&](const auto& e) { return e.id.layer == id.layer; });
-  if (in_layer == 0)
-    return fail(errc::not_found, fmt::format("no expert {}; layer {} is no MoE layer, see troupe expert list",
-                                             to_string(id), to_string(id.layer)));
-  return fail(errc::not_found,
-              fmt::format("no expert {}; layer {} has experts 0-{}", to_string(id), to_string(id.layer), in_layer - 1));
-}
-
 // An expert that may be given a new wish now.
 result<const expert_entry*> free_expert(const cluster_state& state, const expert_id& id) {
   auto expert = known_expert(state, id);
@@ -152,6 +142,16 @@ decision begin(command_outcome outcome, operation_record operation, expert_wish 
 }
 
 }  // namespace
+
+result<const expert_entry*> known_expert(const cluster_state& state, const expert_id& id) {
+  if (const auto* expert = state.find(id)) return expert;
+  auto in_layer = std::ranges::count_if(state.experts, [&](const auto& e) { return e.id.layer == id.layer; });
+  if (in_layer == 0)
+    return fail(errc::not_found, fmt::format("no expert {}; layer {} is no MoE layer, see troupe expert list",
+                                             to_string(id), to_string(id.layer)));
+  return fail(errc::not_found,
+              fmt::format("no expert {}; layer {} has experts 0-{}", to_string(id), to_string(id.layer), in_layer - 1));
+}
 
 result<decision> check(const cluster_state& state, const migrate_expert& what) {
   auto expert = present_expert(state, what.expert);

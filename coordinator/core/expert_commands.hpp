@@ -24,6 +24,8 @@ namespace expert_commands {
 // Also conflict: a row could no longer choose k experts (of the groups that it keeps), or the verb does not fit.
 [[nodiscard]] result<decision> check(const cluster_state& state, const change_presence& what);
 
+// not_found says which experts there are.
+[[nodiscard]] result<const expert_entry*> known_expert(const cluster_state& state, const expert_id& id);
 // The operation that an operator calls "op-7". not_found when there is none (any more).
 [[nodiscard]] result<const operation_record*> find_operation(const cluster_state& state, const std::string& name);
 // Of an operation on an expert. conflict when it has ended otherwise.

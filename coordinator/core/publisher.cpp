@@ -6,6 +6,7 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/operations.hpp"
+#include "coordinator/core/placement_reasons.hpp"
 
 namespace troupe::coordinator::publisher {
 namespace {
@@ -238,7 +239,10 @@ void committed(cluster_state& state, const persist_in_flight& done) {
                item);
   }
   if (!done.map) return;
-  if (state.published->epoch < done.map->epoch) state.last_published = state.now;
+  if (state.published->epoch < done.map->epoch) {
+    state.last_published = state.now;
+    state.history.add(placement_reasons::describe(state, *state.published, *done.map));
+  }
   state.published = done.map;
   update_experts(state, *done.map);
   state.dirty = true;

@@ -7,6 +7,7 @@
 #include "common/limits.hpp"
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/operations.hpp"
+#include "coordinator/core/placement_reasons.hpp"
 
 namespace troupe::coordinator::reconciler {
 namespace {
@@ -89,6 +90,7 @@ void carry_out_add(cluster_state& state, const planner_input& view, const planne
   if (move.replaces) replaces = view.nodes[*move.replaces].name;
   node.slots.emplace(
       *slot, slot_entry{move.expert, state.find(move.expert)->version, slot_ordered{state.now, state.now}, replaces});
+  node.slots.at(*slot).came_for = placement_reasons::of(state, view, move);
   send_load(state, name, node, *slot);
 }
 
@@ -113,6 +115,7 @@ void carry_out_drop(cluster_state& state, const planner_input& view, const plann
   auto at = find_replica(node, move.expert);
   if (at == node.slots.end()) return;
   auto& [slot, entry] = *at;
+  entry.goes_for = placement_reasons::of(state, view, move);
   if (is_any<slot_ordered, slot_loading>(entry)) return order_free(state, name, node, slot);
   if (!is_any<slot_ready>(entry)) return;
   const auto& expert = *state.find(move.expert);

@@ -25,13 +25,22 @@ namespace troupe::coordinator {
 struct core_event {
   event what;
 };
-enum class question_kind : std::uint8_t { status = 1, nodes = 2, experts = 3, events = 4, operations = 5 };
+enum class question_kind : std::uint8_t {
+  status = 1,
+  nodes = 2,
+  experts = 3,
+  events = 4,
+  operations = 5,
+  history = 6,
+  explanation = 7
+};
 struct ask {
   query_origin from;
   question_kind kind{question_kind::status};
   std::string layer;
   std::string node;
   std::uint64_t events_after{};
+  std::string expert{};
 };
 struct make_pass {};
 struct tick_now {};

@@ -202,6 +202,7 @@ class control_server::loop {
       question.layer = query.layer();
       question.node = query.node();
       question.events_after = query.events_after();
+      question.expert = query.expert();
       return options_.on_question(std::move(question));
     }
     auto command = command_from(message, got.routing_id);

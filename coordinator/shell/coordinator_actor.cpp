@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/limits.hpp"
+#include "coordinator/shell/placement_documents.hpp"
 
 namespace troupe::coordinator {
 namespace {
@@ -98,7 +99,9 @@ void coordinator_actor_state::perform(output out) {
 void coordinator_actor_state::answer(const ask& question) {
   const auto& state = settings_.machine->state();
   auto context = settings_.documents;
-  context.wall_clock = std::chrono::system_clock::now();
+  // As it was at state.now: what happened at a time keeps that time, however long ago the last pass was.
+  auto since = std::chrono::duration_cast<std::chrono::system_clock::duration>(settings_.now() - state.now);
+  context.wall_clock = std::chrono::system_clock::now() - since;
   result<std::string> document = std::string();
   switch (question.kind) {
     case question_kind::status:
@@ -115,6 +118,12 @@ void coordinator_actor_state::answer(const ask& question) {
       break;
     case question_kind::operations:
       document = operations_document(state);
+      break;
+    case question_kind::history:
+      document = history_document(state, context);
+      break;
+    case question_kind::explanation:
+      document = explanation_document(state, question.expert);
       break;
   }
   settings_.ports->answer(question.from, std::move(document));

@@ -10,27 +10,17 @@
 #include <nlohmann/json.hpp>
 
 #include "coordinator/core/operations.hpp"
+#include "coordinator/shell/json_values.hpp"
 
 namespace troupe::coordinator {
 namespace {
 
 using json = nlohmann::ordered_json;
 
-std::string iso_time(std::chrono::system_clock::time_point when) {
-  auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(when.time_since_epoch()).count() % 1000;
-  return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(std::chrono::system_clock::to_time_t(when)), ms);
-}
-
 std::string hex(const sha256_digest& digest) {
   std::string text;
   for (auto byte : digest) text += fmt::format("{:02x}", static_cast<unsigned>(byte));
   return text;
-}
-
-// Layers of decoder-only models are numbers, others are "encoder.3": as people name them to the client.
-json layer_json(layer_id layer) {
-  if (layer.stack() == layer_stack::plain) return layer.block();
-  return to_string(layer);
 }
 
 std::uint64_t bytes_resident(const node_entry& node) {
@@ -185,12 +175,7 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
   double share = layer_rows == 0 ? 0.0 : static_cast<double>(usage.rows_in_window) / static_cast<double>(layer_rows);
   json item{{"layer", layer_json(expert.id.layer)},
             {"expert", expert.id.index},
-            {"state", std::visit(overloaded{[](const expert_dormant&) { return "dormant"; },
-                                            [](const expert_warming&) { return "warming"; },
-                                            [](const expert_active&) { return "active"; },
-                                            [](const expert_draining&) { return "draining"; },
-                                            [](const expert_pruned&) { return "pruned"; }},
-                                 expert.life)},
+            {"state", shown_state(expert)},
             {"version", expert.version.value},
             {"digest", expert.digest ? json(hex(*expert.digest)) : json(nullptr)},
             {"bytes", expert.bundle_bytes},

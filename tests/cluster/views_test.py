@@ -1,4 +1,4 @@
-"""What a person sees of the placement: placement show, top."""
+"""What a person sees of the placement: placement show and history, expert explain, top."""
 import os
 import pty
 import select
@@ -128,3 +128,72 @@ def test_views_of_no_cluster(tmp_path):
         assert done.returncode == 3 and str(tmp_path) in done.stderr, done.stderr
     unknown = run_troupe("placement", "shw", "--data-dir", tmp_path)
     assert unknown.returncode == 2 and "did you mean show?" in unknown.stderr
+
+
+# -- why ----------------------------------------------------------------------------------------------------------------
+
+def replica_of(cluster, layer, expert):
+    """-> the node that has it, and another one."""
+    entry = next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (layer, expert))
+    at = entry["replicas"][0]["node"]
+    return at, next(name for name in NODES if name != at)
+
+
+def changes(cluster, expert):
+    """[(change, node, why)] of one expert, the newest last."""
+    return [(change["change"], change["node"], change["why"])
+            for epoch in cluster.json("placement", "history")["items"]
+            for change in epoch["experts"] if expert in change["experts"]]
+
+
+def test_history_and_explain_tell_of_a_migration(start_cluster):
+    cluster = start_cluster(golden.FOLDER / "mixtral", expert_nodes=3, slots=8, dtype="f32")
+    assert changes(cluster, "0/3")[0][2] == "first placement"
+    at_rest = cluster.json("expert", "explain", "0/3")
+    assert at_rest["replicas"][0] | {"slot": 0} == {"node": replica_of(cluster, 0, 3)[0], "slot": 0, "state": "serving",
+                                                    "why": "first placement"}
+    assert at_rest["under_way"] == [] and at_rest["operation"] is None
+    assert at_rest["fair_share"] == pytest.approx(1 / 8)
+    at, to = replica_of(cluster, 0, 3)
+    operation = cluster.json("expert", "migrate", "0/3", "--to", to)["id"]
+    added, removed = changes(cluster, "0/3")[-2:]
+    assert added[:2] == ("added", to) and removed[:2] == ("removed", at)
+    assert added[2] == removed[2] and added[2].startswith(f"{operation}: migrate")
+    moved = cluster.json("expert", "explain", "0/3")
+    assert [r["node"] for r in moved["replicas"]] == moved["wanted"] == [to]
+    assert any("troupe expert unpin 0/3" in line for line in moved["would_change"])
+    page = cluster.run("expert", "explain", "0/3").stdout
+    assert "What would change it:" in page and to in page
+    history = cluster.json("placement", "history")["items"]
+    assert [e["epoch"] for e in history] == list(range(history[0]["epoch"], history[-1]["epoch"] + 1))
+    assert history[-1]["epoch"] == cluster.status()["epoch"]
+    assert cluster.json("placement", "history", "--last", "1")["items"] == history[-1:]
+    assert operation in cluster.run("placement", "history").stdout
+
+
+def test_explain_after_a_pin_a_prune_and_a_restart(start_cluster):
+    cluster = start_cluster(golden.FOLDER / "mixtral", expert_nodes=3, slots=8, dtype="f32")
+    assert cluster.run("expert", "pin", "1/2").returncode == 0
+    pinned = cluster.json("expert", "explain", "1/2")
+    assert pinned["pinned"] and any(line.startswith("pinned by an operator") for line in pinned["would_change"])
+    assert cluster.run("expert", "prune", "1/5", "--yes").returncode == 0
+    pruned = cluster.json("expert", "explain", "1/5")
+    assert (pruned["state"], pruned["replicas"], pruned["fair_share"]) == ("pruned", [], 0)
+    assert any("troupe expert restore 1/5" in line for line in pruned["would_change"])
+    assert changes(cluster, "1/5")[-1][0] == "removed"
+    assert "masked" in [change for change, _, _ in changes(cluster, "1/5")]
+    term = cluster.status()["term"]
+    cluster.kill("coordinator")
+    cluster.start_missing()
+    assert all(epoch["term"] > term for epoch in cluster.json("placement", "history")["items"])
+    known = cluster.json("expert", "explain", "1/2")
+    assert known["pinned"] and "before the coordinator's last start" in known["replicas"][0]["why"]
+
+
+def test_explain_refuses_what_is_no_expert(mixtral_cluster):
+    for name, code, says in [("banana", 2, "LAYER/EXPERT"), ("0/99", 1, "layer 0 has experts 0-7"), ("9/0", 1, "no MoE layer")]:
+        done = mixtral_cluster.run("expert", "explain", name)
+        assert done.returncode == code and says in done.stderr, done.stderr
+        assert done.stdout == ""
+    for value in ("0", "-1", "many"):
+        assert mixtral_cluster.run("placement", "history", "--last", value).returncode == 2

@@ -1,0 +1,57 @@
+// What the last published maps changed, and why: for people. In memory only: after a restart of the coordinator it
+// begins anew, with what that one publishes. Belongs to one thread at a time.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <string>
+#include <vector>
+
+#include "common/ids.hpp"
+
+namespace troupe::coordinator {
+
+struct node_change {
+  enum class kind : std::uint8_t { came, left, draining, undrained };
+  node_id node;
+  kind what{kind::came};
+  std::string why;  // may be empty
+};
+
+// Experts to which the same happened on the same node, for the same reason.
+struct expert_changes {
+  enum class kind : std::uint8_t { added, removed, masked, unmasked };
+  kind what{kind::added};
+  node_id node;  // added, removed
+  std::string why;
+  std::uint64_t count{};
+  std::vector<expert_id> experts;  // the first placement_history::experts_named_max of them
+};
+
+struct placement_epoch {
+  term_number term;
+  epoch_number epoch;
+  std::chrono::steady_clock::time_point when;
+  std::uint64_t replicas{};  // in the whole map
+  std::vector<node_change> nodes;
+  std::vector<expert_changes> experts;
+};
+
+[[nodiscard]] std::string_view to_string(node_change::kind what);
+[[nodiscard]] std::string_view to_string(expert_changes::kind what);
+
+class placement_history {
+ public:
+  static constexpr std::size_t epochs_max = 256;
+  static constexpr std::size_t experts_named_max = 64;  // per change; all are counted
+
+  // The oldest beyond epochs_max is forgotten.
+  void add(placement_epoch epoch);
+  [[nodiscard]] const std::deque<placement_epoch>& epochs() const { return epochs_; }  // the newest last
+
+ private:
+  std::deque<placement_epoch> epochs_;
+};
+
+}  // namespace troupe::coordinator

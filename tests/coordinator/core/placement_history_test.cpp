@@ -1,0 +1,142 @@
+#include "coordinator/core/placement_history.hpp"
+
+#include <gtest/gtest.h>
+
+#include "tests/coordinator/core/core_harness.hpp"
+
+namespace troupe::coordinator::testing {
+namespace {
+
+expert_id expert(std::uint32_t index) { return {layer_id::of(0), index}; }
+
+core_harness three_nodes(std::uint32_t experts, std::uint32_t replication = 1) {
+  core_harness h(settings_of(experts, replication, 3));
+  for (const char* name : {"a", "b", "c"}) h.add_expert_node(name);
+  h.add_router("r");
+  h.converge();
+  return h;
+}
+
+std::string place(const core_harness& h, std::uint32_t index) {
+  const auto& map = *h.state().published;
+  return map.nodes[map.find(expert(index))->replicas.at(0).node].name.value;
+}
+
+// "removed a: op-1: drain of a (2)": every change of experts from that epoch on, one per line.
+std::string changes_since(const core_harness& h, std::uint64_t epoch) {
+  std::string text;
+  for (const auto& entry : h.state().history.epochs()) {
+    if (entry.epoch.value <= epoch) continue;
+    for (const auto& change : entry.experts) {
+      text += fmt::format("{} {}: {} ({})\n", to_string(change.what), change.node.value, change.why, change.count);
+    }
+  }
+  return text;
+}
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+std::uint64_t epoch_of(const core_harness& h) { return h.state().published->epoch.value; }
+
+TEST(placement_history, the_first_placement_is_told_node_by_node) {
+  auto h = three_nodes(6);
+  const auto& epochs = h.state().history.epochs();
+  ASSERT_FALSE(epochs.empty());
+  std::uint64_t expected = 0;
+  std::uint64_t added = 0;
+  std::size_t came = 0;
+  for (const auto& entry : epochs) {
+    EXPECT_EQ(entry.epoch.value, ++expected);
+    came += entry.nodes.size();
+    for (const auto& change : entry.experts) {
+      EXPECT_EQ(change.what, expert_changes::kind::added);
+      EXPECT_EQ(change.why, "first placement");
+      EXPECT_EQ(change.experts.size(), change.count);
+      added += change.count;
+    }
+  }
+  EXPECT_EQ(added, 6U);
+  EXPECT_EQ(came, 3U);
+  EXPECT_EQ(epochs.back().epoch, h.state().published->epoch);
+  EXPECT_EQ(epochs.back().replicas, 6U);
+}
+
+TEST(placement_history, a_migration_names_its_operation_for_both_ends) {
+  auto h = three_nodes(3);
+  auto from = place(h, 0);
+  std::string to = from == "a" ? "b" : "a";
+  auto before = epoch_of(h);
+  ASSERT_TRUE(h.command(migrate_expert{expert(0), {to}, std::nullopt, false}));
+  h.converge();
+  auto text = changes_since(h, before);  // balance may follow
+  EXPECT_TRUE(text.starts_with(fmt::format("added {}: op-1: migrate (1)\nremoved {}: op-1: migrate (1)\n", to, from)))
+      << text;
+}
+
+TEST(placement_history, a_drain_is_the_reason_on_both_sides) {
+  auto h = three_nodes(6);
+  auto before = epoch_of(h);
+  ASSERT_TRUE(h.command(drain_node{{"a"}, false}));
+  h.converge();
+  auto text = changes_since(h, before);
+  EXPECT_TRUE(has(text, "removed a: op-1: drain of a")) << text;
+  EXPECT_TRUE(has(text, "added b: op-1: drain of a")) << text;
+  EXPECT_FALSE(has(text, "repair")) << text;
+  const auto& epochs = h.state().history.epochs();
+  EXPECT_TRUE(std::ranges::any_of(epochs, [](const auto& entry) {
+    return std::ranges::any_of(entry.nodes, [](const auto& change) {
+      return change.node.value == "a" && change.what == node_change::kind::draining;
+    });
+  }));
+}
+
+TEST(placement_history, a_lost_node_takes_its_replicas_along_and_the_rest_is_repair) {
+  auto h = three_nodes(6, 2);
+  auto before = epoch_of(h);
+  h.stop_beating("a");
+  h.converge();
+  auto text = changes_since(h, before);
+  EXPECT_TRUE(has(text, "removed a: a left: ")) << text;
+  EXPECT_TRUE(has(text, "repair: fewer than 2 replicas")) << text;
+  const auto& entry =
+      *std::ranges::find_if(h.state().history.epochs(), [&](const auto& e) { return e.epoch.value == before + 1; });
+  ASSERT_EQ(entry.nodes.size(), 1U);
+  EXPECT_EQ(entry.nodes[0].what, node_change::kind::left);
+  EXPECT_FALSE(entry.nodes[0].why.empty());
+}
+
+TEST(placement_history, a_new_node_is_filled_by_balance) {
+  auto h = three_nodes(12);
+  auto before = epoch_of(h);
+  h.add_expert_node("d");
+  h.converge();
+  auto text = changes_since(h, before);
+  EXPECT_TRUE(has(text, "added d: balance: ")) << text;
+  EXPECT_TRUE(has(text, ": balance: ")) << text;
+  EXPECT_FALSE(has(text, "more than")) << text;
+}
+
+TEST(placement_history, old_epochs_and_long_lists_are_cut) {
+  placement_history history;
+  for (std::uint64_t epoch = 1; epoch <= placement_history::epochs_max + 3; ++epoch) {
+    history.add({{1}, {epoch}, {}, 0, {}, {}});
+  }
+  EXPECT_EQ(history.epochs().size(), placement_history::epochs_max);
+  EXPECT_EQ(history.epochs().front().epoch.value, 4U);
+
+  auto experts = static_cast<std::uint32_t>(2 * placement_history::experts_named_max);
+  core_harness h(settings_of(experts));
+  h.add_expert_node("a", experts);
+  h.converge();
+  std::uint64_t added = 0;
+  for (const auto& entry : h.state().history.epochs()) {
+    for (const auto& change : entry.experts) {
+      added += change.count;
+      EXPECT_LE(change.experts.size(), placement_history::experts_named_max);
+    }
+  }
+  EXPECT_EQ(added, experts);
+}
+
+}  // namespace
+}  // namespace troupe::coordinator::testing
