@@ -6,6 +6,7 @@
 #include <fmt/ranges.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/audit.hpp"
 #include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
@@ -141,6 +142,11 @@ bool is_dry_run(const admin_command& command) {
 
 void reply(cluster_state& state, const admin_command& command, result<command_outcome> outcome) {
   state.out.replies.push_back({command.peer, command.command_id, std::move(outcome)});
+}
+
+void refuse(cluster_state& state, const admin_command& command, const error& why) {
+  reply(state, command, fail(why));
+  if (!is_dry_run(command)) audit(state, command, fail(why));
 }
 
 // The change of the node's own record that makes the command survive a restart.
@@ -304,14 +310,14 @@ void handle(cluster_state& state, const admin_command& asked) {
   }
   if (!state.term_durable) return reply(state, command, fail(errc::unavailable, "the coordinator is starting; repeat"));
   auto decided = decide(state, command);
-  if (!decided) return reply(state, command, fail(decided.error()));
+  if (!decided) return refuse(state, asked, decided.error());
   auto& outcome = decided->outcome;
   if (is_dry_run(command)) {
     outcome.state = "dry_run";
     outcome.operation.clear();
     return reply(state, command, std::move(outcome));
   }
-  if (state.alarm) return reply(state, command, fail(errc::no_space, state.alarm->message));
+  if (state.alarm) return refuse(state, asked, {errc::no_space, state.alarm->message});
 
   sign(state, *decided, command);
   persist_in_flight then;
@@ -325,6 +331,7 @@ void handle(cluster_state& state, const admin_command& asked) {
     records.emplace_back(command_erased{oldest->first});
   }
   reply(state, command, outcome);
+  audit(state, asked, outcome);
   state.persist(std::move(records), std::move(then));
 }
 
@@ -337,7 +344,7 @@ void committed(cluster_state& state, const persist_in_flight& done) {
 }
 
 void rejected(cluster_state& state, const persist_in_flight& failed, const error& why) {
-  reply(state, *failed.command, fail(why));
+  refuse(state, *failed.command, why);
 }
 
 }  // namespace troupe::coordinator::admin_commands

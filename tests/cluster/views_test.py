@@ -166,8 +166,8 @@ def test_history_and_explain_tell_of_a_migration(start_cluster):
     assert "What would change it:" in page and to in page
     history = cluster.json("placement", "history")["items"]
     assert [e["epoch"] for e in history] == list(range(history[0]["epoch"], history[-1]["epoch"] + 1))
-    assert history[-1]["epoch"] == cluster.status()["epoch"]
-    assert cluster.json("placement", "history", "--last", "1")["items"] == history[-1:]
+    assert history[-1]["epoch"] <= cluster.status()["epoch"]  # balance may follow
+    assert [e["epoch"] >= history[-1]["epoch"] for e in cluster.json("placement", "history", "--last", "1")["items"]] == [True]
     assert operation in cluster.run("placement", "history").stdout
 
 
@@ -188,6 +188,19 @@ def test_explain_after_a_pin_a_prune_and_a_restart(start_cluster):
     assert all(epoch["term"] > term for epoch in cluster.json("placement", "history")["items"])
     known = cluster.json("expert", "explain", "1/2")
     assert known["pinned"] and "before the coordinator's last start" in known["replicas"][0]["why"]
+
+
+def test_commands_leave_an_audit_line(start_cluster):
+    cluster = start_cluster(golden.FOLDER / "mixtral", expert_nodes=2)
+    assert cluster.run("expert", "pin", "0/3").returncode == 0
+    assert cluster.run("expert", "migrate", "0/3", "--to", "nowhere").returncode == 1
+    assert cluster.run("expert", "pin", "0/4", "--dry-run").returncode == 0
+    lines = [(e["severity"], e["object"], e["text"]) for e in cluster.json("events")["items"] if e["kind"] == "audit"]
+    assert [line[:2] for line in lines] == [("info", "0/3"), ("warning", "0/3")]
+    assert lines[0][2].endswith(": expert pin 0/3: done")
+    assert ": expert migrate 0/3 --to nowhere: refused: no node nowhere" in lines[1][2]
+    log = (cluster.data_dir / "log" / "coordinator.log").read_text()
+    assert all(text in log for _, _, text in lines)
 
 
 def test_explain_refuses_what_is_no_expert(mixtral_cluster):

@@ -75,6 +75,40 @@ TEST(operations, a_migration_goes_through_its_steps_and_ends) {
   EXPECT_EQ(h.state().operations_ended.at({operation_kind::migrate, operation_state::done}), 1U);
 }
 
+TEST(operations, every_command_that_changes_something_leaves_an_audit_line) {
+  auto h = three_nodes(3);
+  auto to = elsewhere(h, 0);
+  const auto audited = [&] {
+    std::string lines;
+    for (const auto& e : h.events) {
+      if (e.kind == "audit") lines += fmt::format("{} | {}\n", e.object, e.text);
+    }
+    h.events.clear();
+    return lines;
+  };
+  const auto ask = [&](decltype(admin_command::what) what, const std::string& id) {
+    h.step(admin_command{"cli", id, std::move(what), "admin:ann", 0});
+  };
+  ask(migrate_expert{expert(0), {to}, std::nullopt, false}, "one");
+  EXPECT_EQ(audited(), fmt::format("0/0 | admin:ann: expert migrate 0/0 --to {}: running (op-1)\n", to));
+  ask(migrate_expert{expert(0), {to}, std::nullopt, false}, "one");
+  EXPECT_EQ(audited(), "") << "the same command again";
+  ask(migrate_expert{expert(1), {"nowhere"}, std::nullopt, false}, "two");
+  EXPECT_EQ(audited(),
+            "0/1 | admin:ann: expert migrate 0/1 --to nowhere: refused: no node nowhere; there are a, b, c\n");
+  ask(drain_node{{"c"}, true}, "three");
+  EXPECT_EQ(audited(), "") << "a dry run";
+  ask(drain_node{{"nowhere"}, true}, "four");
+  EXPECT_EQ(audited(), "") << "a refused dry run";
+  ask(pin_expert{expert(2), true, false}, "five");
+  EXPECT_EQ(audited(), "0/2 | admin:ann: expert pin 0/2: done\n");
+  ask(cancel_operation{"op-1", false}, "six");
+  EXPECT_EQ(audited(), "op-1 | admin:ann: op cancel op-1: running (op-1)\n");
+  h.store_failure = error{errc::no_space, "disk full"};
+  ask(drain_node{{"c"}, false}, "seven");
+  EXPECT_EQ(audited(), "c | admin:ann: node drain c: refused: disk full\n");
+}
+
 TEST(operations, the_planner_never_undoes_a_migration) {
   auto h = three_nodes(6);
   for (std::uint32_t e = 0; e < 6; ++e) {

@@ -1,0 +1,59 @@
+#include "coordinator/core/audit.hpp"
+
+#include <fmt/format.h>
+
+namespace troupe::coordinator {
+namespace {
+
+struct described {
+  std::string object;
+  std::string what;
+};
+
+described describe(const cluster_state& state, const admin_command& command) {
+  const auto of_expert = [](const expert_id& expert, std::string_view verb, const std::string& how = "") {
+    return described{to_string(expert), fmt::format("expert {} {}{}", verb, to_string(expert), how)};
+  };
+  const auto of_node = [](const node_id& node, std::string_view verb) {
+    return described{node.value, fmt::format("node {} {}", verb, node.value)};
+  };
+  return std::visit(
+      overloaded{
+          [&](const drain_node& what) { return of_node(what.node, "drain"); },
+          [&](const undrain_node& what) { return of_node(what.node, "undrain"); },
+          [&](const remove_node& what) { return of_node(what.node, what.force ? "remove --force" : "remove"); },
+          [&](const stop_cluster&) {
+            return described{state.settings.cluster_id, "down"};
+          },
+          [&](const migrate_expert& what) {
+            auto from = what.from ? fmt::format(" --from {}", what.from->value) : "";
+            return of_expert(what.expert, "migrate", fmt::format(" --to {}{}", what.to.value, from));
+          },
+          [&](const replicate_expert& what) {
+            return of_expert(what.expert, "replicate", fmt::format(" --count {}", what.count));
+          },
+          [&](const pin_expert& what) { return of_expert(what.expert, what.pinned ? "pin" : "unpin"); },
+          [&](const change_presence& what) {
+            constexpr std::string_view verbs[] = {"prune", "restore", "add"};
+            return of_expert(what.expert, verbs[static_cast<std::size_t>(what.what)]);
+          },
+          [&](const cancel_operation& what) {
+            return described{what.operation, fmt::format("op cancel {}", what.operation)};
+          },
+      },
+      command.what);
+}
+
+}  // namespace
+
+void audit(cluster_state& state, const admin_command& command, const result<command_outcome>& outcome) {
+  auto [object, what] = describe(state, command);
+  auto who = command.who.empty() ? "somebody" : command.who;
+  auto came_to = !outcome                     ? fmt::format("refused: {}", outcome.error().message)
+                 : outcome->operation.empty() ? outcome->state
+                                              : fmt::format("{} ({})", outcome->state, outcome->operation);
+  state.tell(outcome ? severity::info : severity::warning, "audit", std::move(object),
+             fmt::format("{}: {}: {}", who, what, came_to));
+}
+
+}  // namespace troupe::coordinator
