@@ -210,3 +210,30 @@ def test_explain_refuses_what_is_no_expert(mixtral_cluster):
         assert done.stdout == ""
     for value in ("0", "-1", "many"):
         assert mixtral_cluster.run("placement", "history", "--last", value).returncode == 2
+
+
+def test_placement_plan_changes_nothing(busy_cluster, tmp_path):
+    before = busy_cluster.json("expert", "list")
+    plan = busy_cluster.json("placement", "plan", "--max-moves", "-1")
+    assert plan["imbalance_after"] <= plan["imbalance_before"]
+    assert plan["moves"] == len(plan["items"]) and plan["bytes"] == sum(move["bytes"] for move in plan["items"])
+    assert [layer["layer"] for layer in plan["layers"]] == [0, 1]
+    # All of layer 1's load on the experts of one node: some of them have to go elsewhere.
+    crowded = {e["expert"] for e in before["items"] if e["layer"] == 1 and e["replicas"][0]["node"] == "expert-0"}
+    loads = tmp_path / "loads.csv"
+    loads.write_text("step,layer,expert,load\n" + "".join(f"0,1,{e},100\n" for e in sorted(crowded)))
+    plan = busy_cluster.json("placement", "plan", "--loads", loads)
+    assert plan["layers"][0]["imbalance_before"] is None
+    assert plan["layers"][1]["imbalance_before"] == pytest.approx(3)
+    assert plan["layers"][1]["imbalance_after"] < 3
+    assert {move["layer"] for move in plan["items"]} == {1}
+    assert "IMBALANCE NOW" in busy_cluster.run("placement", "plan", "--loads", loads).stdout
+    assert [e["replicas"] for e in busy_cluster.experts()] == [e["replicas"] for e in before["items"]]
+    loads.write_text("step,layer,expert,load\n0,7,0,1\n")
+    refused = busy_cluster.run("placement", "plan", "--loads", loads)
+    assert refused.returncode == 1 and "layer 7" in refused.stderr
+    loads.write_text("step,layer,expert,load\n0,1,99,1\n")
+    refused = busy_cluster.run("placement", "plan", "--loads", loads)
+    assert refused.returncode == 1 and "1/99" in refused.stderr
+    missing = busy_cluster.run("placement", "plan", "--loads", tmp_path / "no.csv")
+    assert missing.returncode == 1 and "no.csv" in missing.stderr
