@@ -53,6 +53,42 @@ TEST(packing, every_form_holds_every_weight_and_zeros_behind) {
   }
 }
 
+TEST(packing, what_keeps_its_type_comes_back_as_it_was) {
+  for (auto form : {panel_form::rows, panel_form::k_major, panel_form::k_pairs}) {
+    for (auto type : {dtype::f32, dtype::bf16}) {
+      for (auto [out, in] : {std::pair{64U, 32U}, {1U, 1U}, {70U, 33U}, {68U, 40U}, {132U, 96U}, {66U, 64U}}) {
+        // Every second row of a larger tensor, behind some other bytes.
+        const auto size = bytes_per_element(type);
+        matrix_piece piece{
+            .offset = 6, .type = type, .out = out, .in = in, .first = in, .stride_out = 2 * in, .stride_in = 1};
+        std::vector<std::byte> bundle(6 + std::size_t{2} * out * in * size);
+        for (std::size_t o = 0; o < out; ++o) {
+          for (std::size_t i = 0; i < in; ++i) {
+            const auto value = static_cast<float>((o * in + i) % 251 + 1);
+            convert(dtype::f32, reinterpret_cast<const std::byte*>(&value), type,
+                    bundle.data() + 6 + piece.index(o, i) * size, 1);
+          }
+        }
+        packed_matrix matrix{.out = out, .in = in, .type = type, .form = form};
+        std::vector<std::byte> packed(matrix.bytes(), std::byte{0xff}), back(bundle.size());
+        std::size_t offset = 0;
+        for (std::uint32_t p = 0; p < matrix.panels(); ++p) {
+          pack_panel(matrix, p, piece, bundle.data(), packed.data() + offset);
+          unpack_panel(matrix, p, piece, packed.data() + offset, back.data());
+          offset += matrix.bytes_of(p);
+        }
+        EXPECT_EQ(back, bundle) << out << " x " << in;
+        for (std::uint32_t o = 0; o < matrix.outputs(); ++o) {
+          for (std::uint32_t i = 0; i < matrix.inputs(); ++i) {
+            const float expected = o < out && i < in ? read_element(piece, bundle.data(), o, i) : 0.0F;
+            ASSERT_EQ(element(matrix, packed, o, i), expected) << out << " x " << in << ": " << o << ", " << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(packing, padding_stays_below_one_unit) {
   packed_matrix matrix{.out = 2881, .in = 2881, .type = dtype::bf16, .form = panel_form::k_pairs};
   EXPECT_EQ(matrix.outputs(), 2896U);
