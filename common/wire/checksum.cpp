@@ -1,7 +1,6 @@
 #include "common/wire/checksum.hpp"
 
-#define XXH_INLINE_ALL
-#include <xxhash.h>
+#include <xxh_x86dispatch.h>  // XXH3 with the widest vectors that this processor has
 #include <zlib.h>
 
 namespace troupe::wire {

@@ -307,6 +307,12 @@ result<void> socket::disconnect(std::string_view endpoint) {
   return fail(errc::not_found, fmt::format("not connected to '{}': {}", endpoint, zmq_strerror(zmq_errno())));
 }
 
+bool wait_writable(const socket& s, std::chrono::nanoseconds timeout) {
+  const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(std::max(timeout, std::chrono::nanoseconds{0}));
+  zmq_pollitem_t item{s.handle(), 0, ZMQ_POLLOUT, 0};
+  return zmq_poll(&item, 1, rounded.count()) > 0;
+}
+
 // -- wake_signal --------------------------------------------------------------------------------------------------
 
 result<wake_signal> wake_signal::make() {

@@ -91,6 +91,10 @@ class socket {
   std::vector<ipc_file> ipc_files_;
 };
 
+// Waits until the socket would take a message: on a DEALER, until its connection stands. False after `timeout` (rounded
+// up to ms).
+[[nodiscard]] bool wait_writable(const socket& s, std::chrono::nanoseconds timeout);
+
 // Lets any thread interrupt a poller's wait.
 class wake_signal {
  public:

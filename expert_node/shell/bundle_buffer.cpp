@@ -18,6 +18,7 @@ result<bundle_buffer> bundle_buffer::make(std::size_t bytes) {
     return fail(errc::out_of_memory, fmt::format("no {} bytes for a bundle on its way: {}; give the node fewer slots",
                                                  bytes, std::strerror(errno)));
   }
+  ::madvise(memory, bytes, MADV_HUGEPAGE);  // every page is written once; where there are none, small ones do
   buffer.bytes_ = {static_cast<std::byte*>(memory), bytes};
   return buffer;
 }

@@ -52,9 +52,19 @@ result<void> peer_fetch::from(const peer_source& source) {
   ++fetch_id_;
   if (auto done = greet(to); !done) return done;
   if (!window_) {
-    if (auto done = learn(to); !done) return done;
+    // With the size at hand several chunks are on their way from the start.
+    auto begun = layout_ == nullptr ? learn(to) : make_room();
+    if (!begun) return begun;
   }
   return fetch_missing(to);
+}
+
+result<void> peer_fetch::make_room() {
+  auto bundle = bundle_buffer::make(layout_->bytes());
+  if (!bundle) return fail(bundle.error());
+  bundle_ = std::move(*bundle);
+  window_.emplace(layout_->bytes(), settings_.chunks);
+  return {};
 }
 
 void peer_fetch::discard() {
@@ -71,7 +81,7 @@ result<void> peer_fetch::greet(link& to) {
   while (!wire::outgoing_message{}.send(to.socket, hello)) {
     if (settings_.cancelled()) return fail(errc::cancelled, "the node is stopping");
     if (steady_clock::now() > deadline) return fail(errc::unavailable, fmt::format("{} does not answer", to.node));
-    to.waiting.wait(look_interval);
+    static_cast<void>(wire::wait_writable(to.socket, look_interval));
   }
   if (auto got = receive(to, deadline); !got) return got;
   if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
@@ -88,15 +98,10 @@ result<void> peer_fetch::learn(link& to) {
   } while (!to.envelope.has_chunk() || to.envelope.chunk().fetch_id() != fetch_id_);
   const auto& chunk = to.envelope.chunk();
   if (chunk.has_error()) return fail(error_of(chunk.error()));
-  if (layout_ == nullptr) {
-    auto layout = from_proto(content_.expert, chunk.layout());
-    if (!layout) return fail(layout.error());
-    layout_ = std::make_shared<model::bundle_layout>(std::move(*layout));
-  }
-  auto bundle = bundle_buffer::make(layout_->bytes());
-  if (!bundle) return fail(bundle.error());
-  bundle_ = std::move(*bundle);
-  window_.emplace(layout_->bytes(), settings_.chunks);
+  auto layout = from_proto(content_.expert, chunk.layout());
+  if (!layout) return fail(layout.error());
+  layout_ = std::make_shared<model::bundle_layout>(std::move(*layout));
+  if (auto made = make_room(); !made) return made;
   static_cast<void>(window_->next(steady_clock::now()));
   return take_chunk(to);
 }

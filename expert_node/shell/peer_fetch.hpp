@@ -49,6 +49,8 @@ class peer_fetch {
   struct link;
 
   [[nodiscard]] result<void> greet(link& to);
+  // Memory and window for a bundle whose layout is known.
+  [[nodiscard]] result<void> make_room();
   // Asks for the first chunk to learn size and layout from it.
   [[nodiscard]] result<void> learn(link& to);
   [[nodiscard]] result<void> fetch_missing(link& to);

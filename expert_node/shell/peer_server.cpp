@@ -53,7 +53,7 @@ class peer_server::impl {
 
  private:
   struct cached {
-    open_bundle bundle;
+    std::shared_ptr<const open_bundle> bundle;  // shared with libzmq until it has sent the last chunk
     time_point used;
     std::uint64_t bytes_sent{};
   };
@@ -141,7 +141,7 @@ result<void> peer_server::impl::on_fetch(const wire::received& got, const proto:
   auto found = find(content);
   if (!found) return fail(found.error());
   auto& entry = **found;
-  const auto bytes = entry.bundle.bytes.bytes();
+  const auto bytes = entry.bundle->bytes.bytes();
   if (fetch.offset() >= bytes.size() || fetch.bytes() == 0 || fetch.bytes() > limits::tensor_bytes_max) {
     return fail(errc::invalid_request, fmt::format("chunk {} + {} does not lie in the bundle of {} bytes",
                                                    fetch.offset(), fetch.bytes(), bytes.size()));
@@ -153,10 +153,11 @@ result<void> peer_server::impl::on_fetch(const wire::received& got, const proto:
   chunk.set_fetch_id(fetch.fetch_id());
   chunk.set_offset(fetch.offset());
   chunk.set_bundle_bytes(bytes.size());
-  if (fetch.offset() == 0) to_proto(*entry.bundle.layout, *chunk.mutable_layout());
+  if (fetch.offset() == 0) to_proto(*entry.bundle->layout, *chunk.mutable_layout());
   wire::outgoing_message message{got.message->kind()};
   const std::array<std::uint64_t, 1> shape{part.size()};
-  if (auto attached = message.attach(*chunk.mutable_data(), dtype::u8, shape, part); !attached) return attached;
+  if (auto attached = message.attach(*chunk.mutable_data(), dtype::u8, shape, part, entry.bundle); !attached)
+    return attached;
   send(got, answer, std::move(message));
   entry.used = steady_clock::now();
   entry.bytes_sent += part.size();
@@ -175,7 +176,8 @@ result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& c
   auto opened = settings_.open(content);
   if (!opened) return fail(opened.error());
   counters.bundles_opened.add();
-  auto [entry, added] = cache_.emplace(content, cached{std::move(*opened), steady_clock::now()});
+  auto shared = std::make_shared<const open_bundle>(std::move(*opened));
+  auto [entry, added] = cache_.emplace(content, cached{std::move(shared), steady_clock::now()});
   return &entry->second;
 }
 
