@@ -225,6 +225,7 @@ struct cluster_state {
 
   std::shared_ptr<const cluster_map> published;  // never null; epoch 0: nothing published yet
   time_point last_published;
+  time_point last_acked;  // when a router last began to use a newer map
   // What the disk holds, to write only what changes.
   std::map<node_id, node_record> durable_nodes;
   std::vector<expert_record> durable_experts;                         // as `experts`

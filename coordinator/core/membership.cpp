@@ -206,6 +206,8 @@ void note_sign_of_life(cluster_state& state, const node_id& name, node_entry& no
   if (auto* joining = std::get_if<node_joining>(&node.life)) {
     if (state.now - node.last_heard > limits::heartbeat_suspect_after) joining->steady_since = state.now;
   }
+  // What waits for a sign of life since the routers' new map goes on.
+  if (node.last_heard <= state.last_acked) state.dirty = true;
   node.last_heard = state.now;
   if (!std::holds_alternative<node_suspect>(node.life)) return;
   node.life = node_serving{state.now};

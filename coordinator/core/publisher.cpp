@@ -222,6 +222,7 @@ void acknowledged(cluster_state& state, const map_acknowledged& ack) {
   if (std::pair(ack.term, ack.epoch) <= std::pair(node->acked_term, node->acked_epoch)) return;
   node->acked_term = ack.term;
   node->acked_epoch = ack.epoch;
+  state.last_acked = state.now;
   state.dirty = true;
 }
 

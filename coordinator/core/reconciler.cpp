@@ -126,6 +126,9 @@ void carry_out_drop(cluster_state& state, const planner_input& view, const plann
   }
   auto needed = std::max<std::size_t>(expert.wanted.size(), 1);
   if (established(state, expert, name) < needed) return;
+  // A node that died in the meantime, though nobody knows it yet, is not heard again: the old replica stays.
+  auto heard_since = [&](const node_id& other) { return state.nodes.at(other).last_heard > state.last_acked; };
+  if (!std::ranges::all_of(expert.wanted, heard_since)) return;
   entry.life = slot_retiring{epoch_number{0}};
   entry.replaces.reset();
 }

@@ -60,7 +60,7 @@ TEST(operations, a_migration_goes_through_its_steps_and_ends) {
   h.pass(500ms);
   EXPECT_EQ(step_of(h), operations::step::acknowledge);
   h.acknowledge("r");
-  h.pass(50ms);
+  h.pass(limits::heartbeat_interval + 50ms);  // the target must be heard once more
   EXPECT_EQ(step_of(h), operations::step::drain);
   h.pass(500ms);
   EXPECT_EQ(places(h, 0), to);

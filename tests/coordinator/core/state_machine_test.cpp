@@ -136,7 +136,7 @@ TEST(drain, A2_moves_everything_before_it_gives_anything_up) {
   EXPECT_EQ(cluster.replicas_on("expert-1"), 2U) << "no router knows the copies yet";
   EXPECT_EQ(cluster.replicas_on("expert-0"), 4U);
   cluster.acknowledge("router-0");
-  cluster.pass(200ms);
+  cluster.pass(limits::heartbeat_interval + 200ms);
   EXPECT_EQ(cluster.replicas_on("expert-1"), 0U);
   EXPECT_FALSE(is_freed(cluster, "expert-1")) << "the router may still use the old map";
   cluster.acknowledge("router-0");
