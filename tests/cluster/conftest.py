@@ -16,6 +16,7 @@ def pytest_configure(config):
 
 def pytest_addoption(parser):
     parser.addoption("--soak-seconds", type=int, default=0, help="how long each mixed-load run lasts (0: a short one)")
+    parser.addoption("--operations", type=int, default=40, help="how many random operations run while text streams")
     parser.addoption("--seed", type=int, default=20240601, help="of the mixed-load run")
 
 

@@ -1,4 +1,4 @@
-"""A random Mixtral checkpoint of any size, and a plain numpy twin of its MoE layers."""
+"""A plain numpy twin of a Mixtral checkpoint's MoE layers, and a random checkpoint of any size."""
 import json
 
 import numpy as np
@@ -6,30 +6,16 @@ import numpy as np
 from support import safetensors
 
 
-class RandomMixtral:
-    def __init__(self, folder, hidden=256, width=512, experts=16, top_k=2, layers=2, seed=1):
-        self.folder, self.hidden, self.width, self.experts, self.top_k = folder, hidden, width, experts, top_k
-        self.layers = list(range(layers))
-        self.seed = seed
-        self.bundle_bytes = 3 * hidden * width * 2
-        random = np.random.default_rng(seed)
-        tensors = {}
-        for layer in self.layers:
-            block = f"model.layers.{layer}.block_sparse_moe"
-            tensors[f"{block}.gate.weight"] = random.standard_normal((experts, hidden), np.float32)
-            for expert in range(experts):
-                for name, shape in (("w1", (width, hidden)), ("w2", (hidden, width)), ("w3", (width, hidden))):
-                    scale = np.float32(shape[1] ** -0.5)
-                    tensors[f"{block}.experts.{expert}.{name}.weight"] = random.standard_normal(shape, np.float32) * scale
-        # What the file stores is what the twin computes with.
-        self.tensors = {name: safetensors.widen(safetensors.narrow(values)) for name, values in tensors.items()}
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "model.safetensors").write_bytes(safetensors.encode(tensors, bf16=set(tensors)))
-        (folder / "config.json").write_text(json.dumps({
-            "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": hidden,
-            "intermediate_size": width, "num_hidden_layers": layers, "num_local_experts": experts,
-            "num_experts_per_tok": top_k, "num_attention_heads": 4, "num_key_value_heads": 1, "hidden_act": "silu",
-            "vocab_size": 32, "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "torch_dtype": "bfloat16"}))
+class MixtralTwin:
+    """Reads the checkpoint of that folder and computes with what it stores."""
+
+    def __init__(self, folder):
+        config = json.loads((folder / "config.json").read_text())
+        self.folder, self.hidden, self.width = folder, config["hidden_size"], config["intermediate_size"]
+        self.experts, self.top_k = config["num_local_experts"], config["num_experts_per_tok"]
+        self.layers = list(range(config["num_hidden_layers"]))
+        self.bundle_bytes = 3 * self.hidden * self.width * 2
+        self.tensors = safetensors.load(folder / "model.safetensors")
 
     def rows(self, count, seed):
         return np.random.default_rng(seed).standard_normal((count, self.hidden), np.float32)
@@ -56,3 +42,24 @@ class RandomMixtral:
                 act = gate / (1 + np.exp(-gate)) * up
                 output[rows] += weights[rows, place][:, None] * (act @ self.tensors[f"{prefix}.w2.weight"].T)
         return output
+
+
+class RandomMixtral(MixtralTwin):
+    def __init__(self, folder, hidden=256, width=512, experts=16, top_k=2, layers=2, seed=1):
+        random = np.random.default_rng(seed)
+        tensors = {}
+        for layer in range(layers):
+            block = f"model.layers.{layer}.block_sparse_moe"
+            tensors[f"{block}.gate.weight"] = random.standard_normal((experts, hidden), np.float32)
+            for expert in range(experts):
+                for name, shape in (("w1", (width, hidden)), ("w2", (hidden, width)), ("w3", (width, hidden))):
+                    scale = np.float32(shape[1] ** -0.5)
+                    tensors[f"{block}.experts.{expert}.{name}.weight"] = random.standard_normal(shape, np.float32) * scale
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.safetensors").write_bytes(safetensors.encode(tensors, bf16=set(tensors)))
+        (folder / "config.json").write_text(json.dumps({
+            "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": hidden,
+            "intermediate_size": width, "num_hidden_layers": layers, "num_local_experts": experts,
+            "num_experts_per_tok": top_k, "num_attention_heads": 4, "num_key_value_heads": 1, "hidden_act": "silu",
+            "vocab_size": 32, "rms_norm_eps": 1e-5, "max_position_embeddings": 64, "torch_dtype": "bfloat16"}))
+        super().__init__(folder)
