@@ -86,7 +86,8 @@ class explainer {
       const auto& operation = at->second;
       bool holds = operation.state == operation_state::running || operation.state == operation_state::done;
       if (!holds || operation.kind != what || operation.expert != expert_.id) continue;
-      return operation_name(operation.number) + (operation.who.empty() ? "" : " by " + operation.who);
+      auto text = operation_name(operation.number) + (operation.who.empty() ? "" : " by " + operation.who);
+      return operation.why.empty() ? text : fmt::format("{} ({})", text, operation.why);
     }
     return "an operator";
   }

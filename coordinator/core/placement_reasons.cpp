@@ -14,7 +14,8 @@ namespace {
 std::string of_operation(const operation_record& operation) {
   if (operation.cancelling) return fmt::format("{} is taken back", operation_name(operation.number));
   auto by = operation.who.empty() ? "" : fmt::format(" by {}", operation.who);
-  return fmt::format("{}: {}{}", operation_name(operation.number), to_string(operation.kind), by);
+  auto why = operation.why.empty() ? "" : fmt::format(" ({})", operation.why);
+  return fmt::format("{}: {}{}{}", operation_name(operation.number), to_string(operation.kind), by, why);
 }
 
 const slot_entry* slot_of(const node_entry& node, const expert_id& expert) {

@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "coordinator/core/explanation.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/policy_runner.hpp"
 #include "tests/coordinator/core/core_harness.hpp"
@@ -9,6 +10,7 @@
 namespace troupe::coordinator::testing {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
@@ -222,6 +224,9 @@ TEST_F(policies_in_a_cluster, cold_experts_are_pruned_after_the_window_but_never
   EXPECT_EQ(operations(), "") << "not watched for long enough";
   work(60s, {500, 300, 2, 1});
   EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ");
+  auto explained = explain(h->state(), *h->state().find(expert_id{layer, 3}));
+  ASSERT_FALSE(explained.reasons.empty());
+  EXPECT_THAT(explained.reasons[0], AllOf(HasSubstr("op-1 by policy: pruning"), HasSubstr("(pruned under 2.0 %)")));
   work(120s, {800, 1, 0, 0});
   EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ") << "a row needs two";
 }
