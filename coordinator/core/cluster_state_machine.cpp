@@ -63,11 +63,12 @@ result<std::vector<expert_id>> progressive_start(const cluster_settings& setting
   std::vector<expert_id> dormant;
   if (settings.active_experts == 0) return dormant;
   for (const auto& [layer, gate] : settings.gates) {
-    auto group_size = gate.num_groups > 1 ? gate.num_experts / gate.num_groups : 1;
-    auto rank = [&](std::uint32_t e) {
-      auto group = gate.num_groups > 1 ? e / group_size : 0;
-      auto in_group = gate.num_groups > 1 ? e % group_size : e;
-      return std::tuple(group >= std::max(gate.top_k_groups, 1U), in_group, group);
+    const bool is_grouped = gate.num_groups > 1;
+    const auto group_size = is_grouped ? gate.num_experts / gate.num_groups : 1;
+    auto rank = [is_grouped, group_size, kept = std::max(gate.top_k_groups, 1U)](std::uint32_t e) {
+      auto group = is_grouped ? e / group_size : 0;
+      auto in_group = is_grouped ? e % group_size : e;
+      return std::tuple(group >= kept, in_group, group);
     };
     std::vector<std::uint32_t> order(gate.num_experts);
     std::iota(order.begin(), order.end(), 0U);
