@@ -37,7 +37,7 @@ std::vector<step> steps_of(change what) {
 // Three nodes, a router and three experts, one of which is being changed.
 class scene {
  public:
-  explicit scene(change what) : what_{what}, h_{std::make_unique<core_harness>(settings())} {
+  explicit scene(change what) : h_{std::make_unique<core_harness>(settings())} {
     for (const char* name : {"a", "b", "c"}) h_->add_expert_node(name);
     h_->add_router("r");
     h_->converge();
@@ -179,7 +179,6 @@ class scene {
     h_ = std::move(again);
   }
 
-  change what_;
   std::unique_ptr<core_harness> h_;
   std::string killed_;
   bool was_routable_{};
