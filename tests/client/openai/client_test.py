@@ -241,7 +241,8 @@ def test_a_flood_with_one_key_leaves_the_others_alone(locked_door):
 @pytest.mark.fault("P13")
 def test_closing_a_stream_cancels_its_work(door, client):
     aborted = door.counts()["outcomes"].get("aborted", 0)
-    stream = chat(client, "@hold 2", stream=True)
+    # At temperature 0 the answer begins with whole characters: two tokens of an emoji would be held back.
+    stream = chat(client, "@hold 2", stream=True, temperature=0)
     for chunk in stream:
         if chunk.choices[0].delta.content:
             break
