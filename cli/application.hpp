@@ -35,6 +35,10 @@ class session {
 
   [[nodiscard]] const global_options& options() const { return options_; }
   [[nodiscard]] output_format format() const { return parse_format(options_.format).value_or(output_format::table); }
+  // A page for a person is wanted, not a document for a program.
+  [[nodiscard]] bool prints_pages() const {
+    return format() == output_format::table || format() == output_format::wide;
+  }
   [[nodiscard]] result<std::filesystem::path> data_dir() const { return resolve_data_dir(options_.data_dir); }
   // Prints to standard output.
   void print(const json& document, const view& shown) const;

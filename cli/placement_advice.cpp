@@ -12,8 +12,6 @@ namespace {
 using coordinator::load_node;
 using coordinator::no_expert;
 
-std::string layer_name(const json& layer) { return layer.is_string() ? layer.get<std::string>() : layer.dump(); }
-
 struct serving_node {
   std::string name;
   std::uint32_t zone{};

@@ -159,6 +159,8 @@ std::optional<output_format> parse_format(std::string_view text) {
   return std::nullopt;
 }
 
+std::string layer_name(const json& layer) { return layer.is_string() ? layer.get<std::string>() : layer.dump(); }
+
 std::string human_bytes(double bytes) {
   constexpr std::array<std::string_view, 5> units{"B", "KiB", "MiB", "GiB", "TiB"};
   std::size_t unit = 0;

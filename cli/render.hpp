@@ -34,6 +34,9 @@ struct view {
 // Ends with a newline unless empty.
 [[nodiscard]] std::string render(const json& document, output_format format, const view& shown);
 
+// "3", "encoder.1": of the layer in a document, which is a number or a text.
+[[nodiscard]] std::string layer_name(const json& layer);
+
 // 1536 -> "1.5 KiB"
 [[nodiscard]] std::string human_bytes(double bytes);
 

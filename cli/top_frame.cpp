@@ -33,8 +33,7 @@ struct heat_row {
 std::vector<heat_row> heat_rows(const json& placement) {
   std::vector<heat_row> rows;
   for (const auto& item : placement.at("items")) {
-    const auto& layer = item.at("layer");
-    auto name = layer.is_string() ? layer.get<std::string>() : layer.dump();
+    auto name = layer_name(item.at("layer"));
     if (rows.empty() || rows.back().layer != name) rows.push_back({std::move(name), {}});
     const auto& state = item.at("state");
     const bool takes_part = state != "pruned" && state != "dormant";

@@ -36,6 +36,10 @@ void softmax(std::span<const float> logits, expert_mask mask, std::span<float> o
   for (float& value : out) value /= sum;
 }
 
+void sigmoid(std::span<const float> logits, std::span<float> out) {
+  std::ranges::transform(logits, out.begin(), [](float x) { return 1.0F / (1.0F + std::exp(-x)); });
+}
+
 void score_row(const gating& gate, std::span<const float> correction_bias, std::span<const float> logits,
                expert_mask mask, row_scores& row) {
   switch (gate.score) {
@@ -43,7 +47,7 @@ void score_row(const gating& gate, std::span<const float> correction_bias, std::
       softmax(logits, mask, row.weight);
       break;
     case score_function::sigmoid:
-      std::ranges::transform(logits, row.weight.begin(), [](float x) { return 1.0F / (1.0F + std::exp(-x)); });
+      sigmoid(logits, row.weight);
       break;
     case score_function::softmax_of_top_k:
       std::ranges::copy(logits, row.weight.begin());
@@ -215,7 +219,7 @@ masked_load look_behind_mask(const gating& gate, std::span<const float> correcti
   for (std::size_t row = 0; row < logits.size() / gate.num_experts; ++row) {
     auto row_logits = logits.subspan(row * gate.num_experts, gate.num_experts);
     if (gate.score == score_function::sigmoid) {
-      std::ranges::transform(row_logits, probability.begin(), [](float x) { return 1.0F / (1.0F + std::exp(-x)); });
+      sigmoid(row_logits, probability);
       auto sum = std::accumulate(probability.begin(), probability.end(), 0.0F);
       for (auto& value : probability) value /= sum;
     } else {
@@ -224,7 +228,8 @@ masked_load look_behind_mask(const gating& gate, std::span<const float> correcti
     for (std::size_t e = 0; e < probability.size(); ++e) load.mass[e] += mask[e] == 0 ? double{probability[e]} : 0.0;
   }
   auto whole = choose_experts(gate, correction_bias, logits);
-  for (auto id : whole ? whole->expert_ids : std::vector<std::int32_t>{}) {
+  if (!whole) return load;
+  for (auto id : whole->expert_ids) {
     auto e = static_cast<std::size_t>(id);
     load.rows[e] += mask[e] == 0 ? 1 : 0;
   }

@@ -114,7 +114,7 @@ result<exit_code> status(const session& s) {
     if (!answer) return fail(answer.error());
     document = std::move(*answer);
   }
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     document["node_states"] = summary_of_nodes(document);
   }
   s.print(document, status_view());

@@ -34,8 +34,6 @@ view expert_view(bool one) {
           .vertical = one};
 }
 
-std::string layer_name(const json& layer) { return layer.is_string() ? layer.get<std::string>() : layer.dump(); }
-
 // faults.md A7: what there is instead.
 error unknown_expert(const expert_id& wanted, const json& items) {
   std::vector<std::string> layers;
@@ -117,7 +115,7 @@ result<exit_code> explain(const session& s, const std::string& name) {
   question.expert = name;
   const auto answer = fetch_document(s, question);
   if (!answer) return fail(answer.error());
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     std::cout << explanation_page(*answer) << std::flush;
   } else {
     s.print(*answer, {.items = "", .columns = {}, .name = "{name}"});

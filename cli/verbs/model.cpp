@@ -14,6 +14,7 @@
 #include "cli/launch_plan.hpp"
 #include "cli/progress.hpp"
 #include "cli/terminal.hpp"
+#include "common/layer_json.hpp"
 #include "model/checkpoint.hpp"
 #include "model/inspect.hpp"
 
@@ -32,11 +33,6 @@ struct plan_request {
   fs::path folder;
   cluster_options options;
 };
-
-json layer_name(layer_id layer) {
-  if (layer.stack() == layer_stack::plain) return layer.block();
-  return to_string(layer);
-}
 
 std::string activation_name(model::activation act) {
   switch (act) {
@@ -73,7 +69,7 @@ std::uint64_t layer_bytes(const model::moe_layer& layer) {
 }
 
 json describe_layer(const model::moe_layer& layer) {
-  return {{"layer", layer_name(layer.id)},
+  return {{"layer", layer_json<json>(layer.id)},
           {"experts", layer.experts.size()},
           {"top_k", layer.gate.top_k},
           {"gate", score_name(layer.gate.score)},
@@ -105,7 +101,7 @@ result<exit_code> inspect(const session& s, const fs::path& folder) {
   const auto checkpoint = model::checkpoint::open(folder);
   if (!checkpoint) return fail(checkpoint.error());
   const json document = describe_model(*checkpoint);
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     std::cout << fmt::format("{}: {}, hidden {}, {} experts of {} in {} MoE layers, {} in all\n\n",
                              printable(checkpoint->model().name), checkpoint->model().family,
                              checkpoint->model().hidden, expert_count_of(checkpoint->model()),
@@ -133,7 +129,7 @@ json describe_bundles(const model::description& model, const model::verify_repor
     for (const auto& layout : layer.experts) {
       const auto digest = report.digests.digests.find(layout.id);
       const bool read = digest != report.digests.digests.end();
-      items.push_back({{"layer", layer_name(layout.id.layer)},
+      items.push_back({{"layer", layer_json<json>(layout.id.layer)},
                        {"expert", layout.id.index},
                        {"bytes", layout.bytes()},
                        {"digest", read ? json(model::to_hex(digest->second)) : json(nullptr)}});

@@ -32,9 +32,8 @@ result<exit_code> show(const session& s) {
   const auto nodes = fetch_document(s, {query_kind::nodes});
   if (!nodes) return fail(nodes.error());
   const auto placement = placement_document(*experts, *nodes);
-  const auto format = s.format();
-  if (format == output_format::table || format == output_format::wide) {
-    std::cout << placement_page(placement, format == output_format::wide) << std::flush;
+  if (s.prints_pages()) {
+    std::cout << placement_page(placement, s.format() == output_format::wide) << std::flush;
   } else {
     s.print(placement, {.items = "items", .columns = {}, .name = "{layer}/{expert}"});
   }
@@ -64,9 +63,7 @@ result<exit_code> history(const session& s, std::size_t newest) {
   if (!answer) return fail(answer.error());
   auto& items = answer->at("items");
   while (newest > 0 && items.size() > newest) items.erase(0);
-  const auto format = s.format();
-  const bool as_rows = format == output_format::table || format == output_format::wide;
-  s.print(as_rows ? json{{"items", history_rows(*answer)}} : *answer,
+  s.print(s.prints_pages() ? json{{"items", history_rows(*answer)}} : *answer,
           {.items = "items",
            .columns =
                {{"EPOCH", "epoch", cell::count}, {"TIME", "time"}, {"NODE", "node"}, {"WHAT", "what"}, {"WHY", "why"}},

@@ -81,7 +81,7 @@ result<exit_code> plan(const session& s, const plan_request& request) {
   if (!planned) return fail(planned.error());
   if (planned->at("imbalance_before").is_null())
     print_note("no traffic in the last minute, so there is nothing to plan for; give loads with --loads FILE");
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     std::cout << plan_page(*planned) << std::flush;
   } else {
     s.print(*planned, {.items = "items", .columns = {}, .name = "{layer}/{expert}"});

@@ -80,7 +80,7 @@ result<exit_code> generate(const session& s, const generate_request& request) {
   if (!cluster) return fail(cluster.error());
   const stop_wish stop;
   options->is_wanted = [&] { return !stop.is_there(); };
-  const bool streams = s.format() == output_format::table || s.format() == output_format::wide;
+  const bool streams = s.prints_pages();
   std::vector<client::token> tokens;
   const auto prompt = prompt_of(request);
   const auto summary = guarded<client::generate_summary>([&] {

@@ -59,7 +59,7 @@ class observer {
 result<exit_code> print_once(const session& s, observer& cluster) {
   const auto seen = cluster.look();
   if (!seen) return fail(seen.error());
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     std::cout << top_frame(seen->status, seen->placement, seen->operations, {.utf8 = utf8_wanted()}) << std::flush;
   } else {
     s.print({{"status", seen->status}, {"placement", seen->placement}, {"operations", seen->operations.at("items")}},

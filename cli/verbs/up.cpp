@@ -207,7 +207,7 @@ json describe(const fs::path& data_dir, const cluster_context& context) {
 
 void print_ready(const session& s, const fs::path& data_dir, const cluster_context& context) {
   json document = describe(data_dir, context);
-  if (s.format() == output_format::table || s.format() == output_format::wide) {
+  if (s.prints_pages()) {
     std::vector<std::string> list;
     for (const auto& process : context.processes)
       list.push_back(fmt::format("{} ({})", process.name, process.identity.pid));

@@ -237,17 +237,6 @@ result<decision> decide(const cluster_state& state, admin_command& command) {
       command.what);
 }
 
-// Who asked, and when, for people who look at it later; and the number is taken.
-void sign(cluster_state& state, decision& d, const admin_command& command) {
-  for (auto& record : d.records) {
-    auto* operation = std::get_if<operation_record>(&record);
-    if (operation == nullptr || operation->number <= state.last_operation) continue;
-    operation->who = command.who;
-    operation->since_unix_ms = command.at_unix_ms;
-    state.last_operation = operation->number;
-  }
-}
-
 void remove_now(cluster_state& state, const node_id& name) {
   auto& node = state.nodes.at(name);
   state.tell(severity::warning, "node_removed", name.value, fmt::format("{} was removed by an operator", name.value));
@@ -319,7 +308,7 @@ void handle(cluster_state& state, const admin_command& asked) {
   }
   if (state.alarm) return refuse(state, asked, {errc::no_space, state.alarm->message});
 
-  sign(state, *decided, command);
+  operations::sign(state, decided->records, command.who, command.at_unix_ms);
   persist_in_flight then;
   then.command = command;
   then.outcome = outcome;

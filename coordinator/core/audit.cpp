@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "coordinator/core/expert_commands.hpp"
+
 namespace troupe::coordinator {
 namespace {
 
@@ -34,8 +36,7 @@ described describe(const cluster_state& state, const admin_command& command) {
           },
           [&](const pin_expert& what) { return of_expert(what.expert, what.pinned ? "pin" : "unpin"); },
           [&](const change_presence& what) {
-            constexpr std::string_view verbs[] = {"prune", "restore", "add"};
-            return of_expert(what.expert, verbs[static_cast<std::size_t>(what.what)]);
+            return of_expert(what.expert, to_string(expert_commands::kind_of(what.what)));
           },
           [&](const cancel_operation& what) {
             return described{what.operation, fmt::format("op cancel {}", what.operation)};

@@ -63,6 +63,12 @@ bool is_masked(const cluster_state& state, const expert_id& expert) {
   return in_map != nullptr && in_map->masked;
 }
 
+std::string names(const std::vector<node_id>& nodes) {
+  std::string text;
+  for (const auto& node : nodes) text += (text.empty() ? "" : ", ") + node.value;
+  return text.empty() ? "no node" : text;
+}
+
 std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert) {
   if (!is_present(expert)) return 0;
   return expert.wish.replicas.value_or(state.settings.replication);

@@ -4,7 +4,6 @@
 #include <charconv>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "common/limits.hpp"
 #include "coordinator/core/operations.hpp"
@@ -30,12 +29,6 @@ std::vector<node_id> places_of(const cluster_state& state, const expert_id& expe
   if (published == nullptr) return places;
   for (const auto& replica : published->replicas) places.push_back(state.published->nodes[replica.node].name);
   return places;
-}
-
-std::string names(const std::vector<node_id>& nodes) {
-  std::vector<std::string> texts;
-  for (const auto& node : nodes) texts.push_back(node.value);
-  return texts.empty() ? "no node" : fmt::format("{}", fmt::join(texts, ", "));
 }
 
 // An expert that may be given a new wish now.
@@ -127,7 +120,7 @@ operation_record operation_on(const cluster_state& state, const expert_entry& ex
   return operation;
 }
 
-command_outcome answer(const char* verb, const expert_id& expert) {
+command_outcome answer(std::string_view verb, const expert_id& expert) {
   command_outcome outcome;
   outcome.verb = verb;
   outcome.expert = to_string(expert);
@@ -249,11 +242,6 @@ result<decision> check(const cluster_state& state, const pin_expert& what) {
 
 namespace {
 
-constexpr const char* verb_of(change_presence::verb what) {
-  constexpr const char* names[] = {"prune", "restore", "add"};
-  return names[static_cast<std::size_t>(what)];
-}
-
 // Would every row still find its k experts without this one?
 result<void> check_layer_without(const cluster_state& state, const expert_id& without) {
   auto gate = state.settings.gates.find(without.layer);
@@ -292,11 +280,17 @@ result<std::string> check_verb(const expert_entry& expert, change_presence::verb
 
 }  // namespace
 
+operation_kind kind_of(change_presence::verb what) {
+  constexpr operation_kind kinds[] = {operation_kind::prune, operation_kind::restore, operation_kind::add};
+  return kinds[static_cast<std::size_t>(what)];
+}
+
 result<decision> check(const cluster_state& state, const change_presence& what) {
   using verb = change_presence::verb;
   auto expert = free_expert(state, what.expert);
   if (!expert) return fail(expert.error());
-  auto outcome = answer(verb_of(what.what), what.expert);
+  auto kind = kind_of(what.what);
+  auto outcome = answer(to_string(kind), what.expert);
   auto nothing_to_do = check_verb(**expert, what.what);
   if (!nothing_to_do) return fail(nothing_to_do.error());
   if (!nothing_to_do->empty()) {
@@ -306,7 +300,7 @@ result<decision> check(const cluster_state& state, const change_presence& what) 
   }
   auto wish = (*expert)->wish;
   auto places = places_of(state, what.expert);
-  auto operation = operation_on(state, **expert, operation_kind::prune, places);
+  auto operation = operation_on(state, **expert, kind, places);
   if (what.what == verb::prune) {
     if (wish.pinned) {
       return fail(errc::conflict, fmt::format("expert {} is pinned; unpin it first: troupe expert unpin {}",
@@ -320,7 +314,6 @@ result<decision> check(const cluster_state& state, const change_presence& what) 
                     to_string(what.expert), places.size(), mebibytes(places.size() * (*expert)->bundle_bytes));
     return begin(std::move(outcome), std::move(operation), std::move(wish));
   }
-  operation.kind = what.what == verb::restore ? operation_kind::restore : operation_kind::add;
   auto can_hold = [&](const auto& item) {
     return takes_work(item.second) && (has_room(item.second) || holds(item.second, what.expert));
   };

@@ -21,6 +21,8 @@ namespace expert_commands {
 [[nodiscard]] result<decision> check(const cluster_state& state, const migrate_expert& what);
 [[nodiscard]] result<decision> check(const cluster_state& state, const replicate_expert& what);
 [[nodiscard]] result<decision> check(const cluster_state& state, const pin_expert& what);
+// The kind of operation that a verb starts; its name is the verb's.
+[[nodiscard]] operation_kind kind_of(change_presence::verb what);
 // Also conflict: a row could no longer choose k experts (of the groups that it keeps), or the verb does not fit.
 [[nodiscard]] result<decision> check(const cluster_state& state, const change_presence& what);
 

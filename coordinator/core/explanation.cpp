@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include "common/limits.hpp"
 #include "coordinator/core/operations.hpp"
@@ -13,12 +12,6 @@ namespace troupe::coordinator {
 namespace {
 
 using kind = explained_replica::kind;
-
-std::string names(const std::vector<node_id>& nodes) {
-  std::vector<std::string> texts;
-  for (const auto& node : nodes) texts.push_back(node.value);
-  return fmt::format("{}", fmt::join(texts, ", "));
-}
 
 class explainer {
  public:

@@ -296,6 +296,18 @@ std::vector<store_record> ended(const cluster_state& state, operation_record ope
   return records;
 }
 
+void sign(cluster_state& state, std::vector<store_record>& records, const std::string& who, std::int64_t at_unix_ms,
+          const std::string& why) {
+  for (auto& record : records) {
+    auto* operation = std::get_if<operation_record>(&record);
+    if (operation == nullptr || operation->number <= state.last_operation) continue;
+    operation->who = who;
+    operation->since_unix_ms = at_unix_ms;
+    operation->why = why;
+    state.last_operation = operation->number;
+  }
+}
+
 void advance(cluster_state& state) {
   if (state.alarm && state.now < state.store_retry_at) return;
   for (const auto& [number, operation] : state.operations) {

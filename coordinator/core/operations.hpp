@@ -43,6 +43,11 @@ struct progress {
 [[nodiscard]] std::vector<store_record> ended(const cluster_state& state, operation_record operation,
                                               operation_state how, std::string reason);
 
+// Takes the numbers of the operations that `records` begin, and says who asked, when (wall clock) and why (a policy's
+// figures): for people who look at them later.
+void sign(cluster_state& state, std::vector<store_record>& records, const std::string& who, std::int64_t at_unix_ms,
+          const std::string& why = {});
+
 // Ends what is complete and rolls back what cannot be completed. After the plan of a pass.
 void advance(cluster_state& state);
 // The records are on disk: wishes and operations among them become true.

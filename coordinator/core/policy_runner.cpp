@@ -23,12 +23,12 @@ std::map<node_id, std::uint32_t> look_at_nodes(const cluster_state& state, polic
   return index;
 }
 
-expert_load look_at_expert(const cluster_state& state, const expert_entry& expert) {
+expert_load look_at_expert(const cluster_state& state, const expert_entry& expert, bool is_changing) {
   expert_load load;
   load.index = expert.id.index;
   load.is_present = is_present(expert);
   load.is_dormant = expert.wish.presence == expert_presence::dormant;
-  load.is_fixed = expert.wish.pinned || operations::running_on(state, expert.id) != nullptr;
+  load.is_fixed = expert.wish.pinned || is_changing;
   load.rows = state.traffic.of(expert.id, state.now).rows_in_window;
   load.long_rows = state.long_traffic.of(expert.id, state.now).rows_in_window;
   load.masked_rows = state.masked_rows.of(expert.id, state.now).rows_in_window;
@@ -54,15 +54,9 @@ void watch_presence(cluster_state& state) {
 void start(cluster_state& state, const proposal& made) {
   auto decided = std::visit([&](const auto& what) { return expert_commands::check(state, what); }, made.what);
   if (!decided || decided->records.empty()) return;  // as things are it cannot be done: looked at again next time
-  for (auto& record : decided->records) {
-    auto* operation = std::get_if<operation_record>(&record);
-    if (operation == nullptr) continue;
-    operation->who = "policy: " + made.policy;
-    operation->why = made.why;
-    auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - state.started);
-    operation->since_unix_ms = state.settings.started_unix_ms + passed.count();
-    state.last_operation = operation->number;
-  }
+  auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - state.started);
+  operations::sign(state, decided->records, "policy: " + made.policy, state.settings.started_unix_ms + passed.count(),
+                   made.why);
   state.persist(std::move(decided->records), {});
 }
 
@@ -75,14 +69,15 @@ policy_input look(const cluster_state& state) {
     if (input.layers.empty() || input.layers.back().id != expert.id.layer)
       input.layers.push_back({expert.id.layer, {}, {}});
     auto& layer = input.layers.back();
-    auto load = look_at_expert(state, expert);
+    bool is_changing = operations::running_on(state, expert.id) != nullptr;
+    auto load = look_at_expert(state, expert, is_changing);
     if (const auto* in_map = state.published->find(expert.id)) {
       for (const auto& replica : in_map->replicas) {
         auto at = index.find(state.published->nodes[replica.node].name);
         if (at != index.end()) load.nodes.push_back(at->second);
       }
     }
-    layer.is_changing = layer.is_changing || operations::running_on(state, expert.id) != nullptr;
+    layer.is_changing = layer.is_changing || is_changing;
     layer.experts.push_back(std::move(load));
   }
   return input;

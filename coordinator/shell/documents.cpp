@@ -9,6 +9,7 @@
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
 
+#include "common/layer_json.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/shell/json_values.hpp"
 
@@ -173,7 +174,7 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
   auto usage = state.traffic.of(expert.id, state.now);
   auto layer_rows = window.at(expert.id.layer);
   double share = layer_rows == 0 ? 0.0 : static_cast<double>(usage.rows_in_window) / static_cast<double>(layer_rows);
-  json item{{"layer", layer_json(expert.id.layer)},
+  json item{{"layer", layer_json<json>(expert.id.layer)},
             {"expert", expert.id.index},
             {"state", shown_state(expert)},
             {"version", expert.version.value},

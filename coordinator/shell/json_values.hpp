@@ -7,21 +7,12 @@
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
-
-#include "common/ids.hpp"
 
 namespace troupe::coordinator {
 
 inline std::string iso_time(std::chrono::system_clock::time_point when) {
   auto ms = std::chrono::duration_cast<std::chrono::milliseconds>(when.time_since_epoch()).count() % 1000;
   return fmt::format("{:%Y-%m-%dT%H:%M:%S}.{:03}Z", fmt::gmtime(std::chrono::system_clock::to_time_t(when)), ms);
-}
-
-// Layers of decoder-only models are numbers, others are "encoder.3": as people name them to the client.
-inline nlohmann::ordered_json layer_json(layer_id layer) {
-  if (layer.stack() == layer_stack::plain) return layer.block();
-  return to_string(layer);
 }
 
 }  // namespace troupe::coordinator

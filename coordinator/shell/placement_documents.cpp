@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "common/layer_json.hpp"
 #include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/explanation.hpp"
 #include "coordinator/core/operations.hpp"
@@ -60,7 +61,7 @@ result<std::string> explanation_document(const cluster_state& state, std::string
   }
   const auto* operation = operations::running_on(state, *id);
   return json{{"name", to_string(*id)},
-              {"layer", layer_json(id->layer)},
+              {"layer", layer_json<json>(id->layer)},
               {"expert", id->index},
               {"state", shown_state(entry)},
               {"epoch", state.published->epoch.value},

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "common/layer_json.hpp"
 #include "common/limits.hpp"
 #include "model/checkpoint.hpp"
 
@@ -15,11 +16,6 @@ namespace {
 using nlohmann::json;
 
 std::string dump(const json& document) { return document.dump(-1, ' ', false, json::error_handler_t::replace); }
-
-// A layer is a number where the model has one stack, else text such as "encoder.1".
-json layer_json(layer_id layer) {
-  return layer.stack() == layer_stack::plain ? json(layer.block()) : json(to_string(layer));
-}
 
 }  // namespace
 
@@ -121,7 +117,7 @@ std::string info_desk::experts_from_map(const std::string& layer, const std::str
           {{"node", map_->nodes[r.node].name.value}, {"slot", r.slot.value}, {"version", r.version.value}});
     }
     const auto* layout = self_.model->find(e.id);
-    items.push_back({{"layer", layer_json(e.id.layer)},
+    items.push_back({{"layer", layer_json<json>(e.id.layer)},
                      {"expert", e.id.index},
                      {"state", to_string(e.state)},
                      {"version", e.version.value},
@@ -140,7 +136,7 @@ std::string info_desk::describe_model() const {
   const auto& model = *self_.model;
   auto layers = json::array();
   for (const auto& layer : model.layers) {
-    layers.push_back({{"layer", layer_json(layer.id)},
+    layers.push_back({{"layer", layer_json<json>(layer.id)},
                       {"experts", layer.gate.num_experts},
                       {"top_k", layer.gate.top_k},
                       {"hidden_size", layer.shape.hidden},

@@ -114,7 +114,8 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
   const auto& present = dispatcher_.gate_mask(layer.id);
   if (p.job.given) {
     request.routing = *p.job.given;
-    for (const auto id : present.empty() ? std::vector<std::int32_t>{} : request.routing.expert_ids) {
+    if (present.empty()) return request;
+    for (const auto id : request.routing.expert_ids) {
       const auto expert = static_cast<std::uint32_t>(id);
       if (id >= 0 && present[expert] == 0) return fail(masked_expert({layer.id, expert}));
     }

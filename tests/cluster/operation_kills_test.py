@@ -24,9 +24,7 @@ def asleep(cluster, name):
 
 
 def places(cluster, expert):
-    layer, index = map(int, expert.split("/"))
-    entry = next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (layer, index))
-    return [replica["node"] for replica in entry["replicas"]]
+    return [replica["node"] for replica in cluster.expert(expert)["replicas"]]
 
 
 def wait_at_rest(cluster, story):

@@ -90,9 +90,7 @@ def test_random_operations_change_no_row(random_model, start_cluster, request):
 
 
 def away_from(cluster, expert):
-    layer, index = expert.split("/")
-    entry = next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (int(layer), int(index)))
-    at = [r["node"] for r in entry["replicas"]]
+    at = [r["node"] for r in cluster.expert(expert)["replicas"]]
     return at, next(n for n in ("expert-0", "expert-1", "expert-2") if n not in at)
 
 

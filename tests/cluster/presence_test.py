@@ -67,11 +67,6 @@ class MaskedLoad(Clients):
         assert self.answers > 0
 
 
-def entry_of(cluster, expert):
-    layer, index = map(int, expert.split("/"))
-    return next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (layer, index))
-
-
 def slots_used(cluster):
     return sum(node["slots_used"] for node in cluster.nodes().values() if node["role"] == "expert")
 
@@ -88,7 +83,7 @@ def test_experts_come_and_go_and_every_answer_is_that_of_its_epoch(random_model,
             done = cluster.json("expert", verb, expert)
             assert (done["state"], done["kind"]) == ("done", verb)
             pruned ^= {expert}
-            entry = entry_of(cluster, expert)
+            entry = cluster.expert(expert)
             assert entry["state"] == ("pruned" if expert in pruned else "active")
             assert bool(entry["replicas"]) == (expert not in pruned)
         before = load.answers
@@ -142,8 +137,8 @@ def test_a_coordinator_killed_in_a_prune_finishes_it(random_model, start_cluster
             ended = cluster.json("op", "watch", started["operation"])
             assert (ended["state"], ended["object"]) == ("done", expert)
     load.assert_exact()
-    assert entry_of(cluster, "0/3")["state"] == "active"
-    assert entry_of(cluster, "1/9")["state"] == "pruned"
+    assert cluster.expert("0/3")["state"] == "active"
+    assert cluster.expert("1/9")["state"] == "pruned"
 
 
 def test_a_progressive_start_loads_few_experts_and_adds_others(random_model, start_cluster):
@@ -157,7 +152,7 @@ def test_a_progressive_start_loads_few_experts_and_adds_others(random_model, sta
     with cluster.connect() as client:
         masked = list(range(4, random_model.experts))
         assert relative_error(client.layer(0, hidden).output, random_model.compute(0, hidden, masked)) < TOLERANCE["f32"]
-        assert entry_of(cluster, "0/11")["state"] == "dormant"
+        assert cluster.expert("0/11")["state"] == "dormant"
         assert cluster.json("expert", "add", "0/11")["state"] == "done"
         masked.remove(11)
         assert relative_error(client.layer(0, hidden).output, random_model.compute(0, hidden, masked)) < TOLERANCE["f32"]
@@ -184,7 +179,7 @@ def test_what_must_not_be_masked_is_refused(random_model, start_cluster):
     assert (again["state"], again["operation"]) == ("done", "")
     plan = cluster.json("expert", "add", "0/7", "--dry-run")
     assert plan["state"] == "dry_run" and plan["bytes_to_move"] > 0
-    assert entry_of(cluster, "0/7")["state"] == "dormant"
+    assert cluster.expert("0/7")["state"] == "dormant"
     too_few = cluster.run("up", "--model", str(random_model.folder), "--active-experts", "1", "--detach")
     assert too_few.returncode != 0
 

@@ -134,7 +134,7 @@ def test_views_of_no_cluster(tmp_path):
 
 def replica_of(cluster, layer, expert):
     """-> the node that has it, and another one."""
-    entry = next(e for e in cluster.experts() if (e["layer"], e["expert"]) == (layer, expert))
+    entry = cluster.expert(f"{layer}/{expert}")
     at = entry["replicas"][0]["node"]
     return at, next(name for name in NODES if name != at)
 

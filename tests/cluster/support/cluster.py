@@ -81,6 +81,11 @@ class LocalCluster:
     def experts(self):
         return self.json("expert", "list")["items"]
 
+    def expert(self, name):
+        """One item of experts(); `name`: "3/17"."""
+        layer, index = map(int, name.split("/"))
+        return next(e for e in self.experts() if (e["layer"], e["expert"]) == (layer, index))
+
     def logs(self):
         return "\n".join(f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
                          for path in sorted((self.data_dir / "log").glob("*.log")))
