@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "common/limits.hpp"
 #include "common/wire/address.hpp"
@@ -190,6 +191,25 @@ result<json> admin_client::act(const expert_command& command) {
                                                                                       : proto::ADD);
       break;
   }
+  return state_->ask_for_document(request);
+}
+
+result<json> admin_client::refresh(const std::string& folder, const std::string& layer, bool dry_run,
+                                   std::chrono::milliseconds timeout) {
+  proto::AdminRequest request;
+  request.mutable_refresh()->set_folder(folder);
+  request.mutable_refresh()->set_layer(layer);
+  request.mutable_refresh()->set_dry_run(dry_run);
+  const auto usual = std::exchange(state_->timeout, timeout);
+  auto answer = state_->ask_for_document(request);
+  state_->timeout = usual;
+  return answer;
+}
+
+result<json> admin_client::roll_back(std::uint64_t epoch, bool dry_run) {
+  proto::AdminRequest request;
+  request.mutable_rollback()->set_epoch(epoch);
+  request.mutable_rollback()->set_dry_run(dry_run);
   return state_->ask_for_document(request);
 }
 

@@ -21,7 +21,8 @@ enum class query_kind : int {
   events = 4,
   operations = 5,
   history = 6,
-  explanation = 7
+  explanation = 7,
+  refreshes = 8
 };
 
 struct query {
@@ -59,6 +60,11 @@ class admin_client {
   // Durable when it returns. conflict, not_found as the coordinator says; `force` only matters for remove.
   [[nodiscard]] result<json> act(node_action action, const std::string& node, bool dry_run, bool force = false);
   [[nodiscard]] result<json> act(const expert_command& command);
+  // `folder`: absolute; `layer`: "3", "encoder.1", empty: all. Waits up to `timeout` for the coordinator to read it.
+  // invalid_request, corrupt and the like say what is wrong with the folder.
+  [[nodiscard]] result<json> refresh(const std::string& folder, const std::string& layer, bool dry_run,
+                                     std::chrono::milliseconds timeout);
+  [[nodiscard]] result<json> roll_back(std::uint64_t epoch, bool dry_run);
   [[nodiscard]] result<json> cancel(const std::string& operation, bool dry_run);
 
  private:

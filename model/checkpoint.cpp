@@ -90,6 +90,15 @@ const tensor_info* checkpoint::find_tensor(const std::string& name) const {
   return found == state_->files.tensors.end() ? nullptr : &found->second;
 }
 
+const tensor_index& checkpoint::tensors() const { return state_->files.tensors; }
+const std::string& checkpoint::config_text() const { return state_->files.config; }
+
+result<void> checkpoint::read_piece(const std::string& name, std::uint64_t begin, std::span<std::byte> target) const {
+  const auto* tensor = find_tensor(name);
+  assert(tensor != nullptr && begin <= tensor->bytes && target.size() <= tensor->bytes - begin);
+  return state_->files.shards[tensor->file].read(tensor->offset + begin, target);
+}
+
 result<std::vector<float>> checkpoint::read_f32(const std::string& name) const {
   const auto* tensor = find_tensor(name);
   if (tensor == nullptr) {

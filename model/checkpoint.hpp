@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -40,6 +41,12 @@ class checkpoint {
 
   // nullptr when no shard holds it.
   [[nodiscard]] const tensor_info* find_tensor(const std::string& name) const;
+  [[nodiscard]] const tensor_index& tensors() const;
+  [[nodiscard]] const std::string& config_text() const;  // of config.json
+  // The tensor's stored bytes from `begin` on. @pre the tensor exists and the piece lies inside it. corrupt on a short
+  // read.
+  [[nodiscard]] result<void> read_piece(const std::string& name, std::uint64_t begin,
+                                        std::span<std::byte> target) const;
   // A whole tensor converted to f32, for gates, biases and shared experts. not_found names the tensor.
   [[nodiscard]] result<std::vector<float>> read_f32(const std::string& name) const;
 

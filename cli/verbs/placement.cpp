@@ -1,4 +1,4 @@
-// troupe placement show and history.
+// troupe placement show, history and rollback.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -9,6 +9,7 @@
 
 #include "cli/application.hpp"
 #include "cli/documents.hpp"
+#include "cli/operations.hpp"
 #include "cli/placement_page.hpp"
 
 namespace troupe::cli {
@@ -71,6 +72,19 @@ result<exit_code> history(const session& s, std::size_t newest) {
   return exit_code::ok;
 }
 
+struct rollback_request {
+  std::uint64_t epoch{};
+  std::chrono::milliseconds timeout{std::chrono::minutes{30}};
+};
+
+result<exit_code> roll_back(const session& s, const rollback_request& request) {
+  auto coordinator = s.coordinator();
+  if (!coordinator) return fail(coordinator.error());
+  const auto answer = coordinator->roll_back(request.epoch, s.options().dry_run);
+  if (!answer) return fail(answer.error());
+  return finish_operation(s, *coordinator, *answer, request.timeout);
+}
+
 }  // namespace
 
 void add_placement_verbs(verb_registry& verbs) {
@@ -83,6 +97,13 @@ void add_placement_verbs(verb_registry& verbs) {
                           "  troupe placement history\n  troupe placement history --last 5 -o json",
                           [newest](const session& s) { return history(s, *newest); });
   past.add_option("--last", *newest, "only so many epochs [all that are kept]")->check(CLI::Range(1, 1'000'000));
+  auto back = std::make_shared<rollback_request>();
+  auto& rolling =
+      verbs.verb(noun, "rollback", "Back to where the experts were in an earlier epoch, and in which versions.",
+                 "  troupe placement rollback 12 --dry-run\n  troupe placement rollback 12",
+                 [back](const session& s) { return roll_back(s, *back); });
+  rolling.add_option("epoch", back->epoch, "see troupe placement history")->required()->type_name("EPOCH");
+  add_duration(rolling, "--timeout", back->timeout, "how long to wait [30m]");
 }
 
 }  // namespace troupe::cli

@@ -11,6 +11,7 @@
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/reconciler.hpp"
+#include "coordinator/core/refresh_commands.hpp"
 
 namespace troupe::coordinator::admin_commands {
 namespace {
@@ -232,6 +233,8 @@ result<decision> decide(const cluster_state& state, admin_command& command) {
             return decision{{"", "stop", {}, "done", "the cluster is being stopped", 0}};
           },
           [&](const cancel_operation&) { return decide_cancel(state, command); },
+          [&](const refresh_weights& what) { return refresh_commands::check(state, what); },
+          [&](const roll_back_placement& what) { return refresh_commands::check(state, what); },
           [&](const auto& what) { return expert_commands::check(state, what); },
       },
       command.what);

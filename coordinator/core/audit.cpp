@@ -38,6 +38,14 @@ described describe(const cluster_state& state, const admin_command& command) {
           [&](const change_presence& what) {
             return of_expert(what.expert, to_string(expert_commands::kind_of(what.what)));
           },
+          [&](const refresh_weights& what) {
+            auto layer = what.layer ? fmt::format(" --layer {}", to_string(*what.layer)) : "";
+            return described{what.folder, fmt::format("refresh now --from {}{}", what.folder, layer)};
+          },
+          [&](const roll_back_placement& what) {
+            return described{fmt::format("epoch {}", what.epoch.value),
+                             fmt::format("placement rollback {}", what.epoch.value)};
+          },
           [&](const cancel_operation& what) {
             return described{what.operation, fmt::format("op cancel {}", what.operation)};
           },

@@ -184,8 +184,8 @@ using expert_life = std::variant<expert_dormant, expert_warming, expert_active, 
 struct expert_entry {
   expert_id id;
   std::uint64_t bundle_bytes{};
-  weights_version version{1};
-  std::optional<sha256_digest> digest;
+  weights_version version{1};           // in the published map
+  std::optional<sha256_digest> digest;  // of that version
   expert_life life;
   expert_wish wish;             // operators'; on disk
   std::vector<node_id> wanted;  // by the newest plan
@@ -238,6 +238,7 @@ struct cluster_state {
   std::map<std::uint64_t, operation_record> operations;  // by number; on disk
   std::uint64_t last_operation{};
   std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;  // since the start
+  std::map<weights_version, source_record> sources;                                      // on disk
   bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 

@@ -161,6 +161,7 @@ void cluster_state_machine::restore(const durable_state& durable, const std::vec
     state.operations[record.number] = record;
     state.last_operation = std::max(state.last_operation, record.number);
   }
+  for (const auto& record : durable.sources) state.sources[record.version] = record;
   for (auto& [name, node] : state.nodes) {
     if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());
   }

@@ -140,6 +140,24 @@ struct change_presence {
   verb what{verb::prune};
   bool dry_run{};
 };
+struct found_expert {
+  expert_id expert;
+  sha256_digest digest;
+};
+// Changes the experts whose digest in that folder differs from the served one.
+struct refresh_weights {
+  std::string folder;
+  std::optional<layer_id> layer;  // none: all
+  bool dry_run{};
+  // What was found there, ordered by expert, or why it is refused. The command comes with it: whoever reads folders is
+  // not the core.
+  result<std::vector<found_expert>> found{};
+};
+// Back to where the experts were in an earlier epoch, in which versions, and which of them took part.
+struct roll_back_placement {
+  epoch_number epoch;
+  bool dry_run{};
+};
 struct cancel_operation {
   std::string operation;  // "op-7"
   bool dry_run{};
@@ -149,7 +167,7 @@ struct admin_command {
   std::string peer;
   std::string command_id;  // the same id again returns the same answer and does nothing twice
   std::variant<drain_node, undrain_node, remove_node, stop_cluster, migrate_expert, replicate_expert, pin_expert,
-               change_presence, cancel_operation>
+               change_presence, refresh_weights, roll_back_placement, cancel_operation>
       what;
   std::string who{};          // the key's user, or the admin socket
   std::int64_t at_unix_ms{};  // wall clock: for people only

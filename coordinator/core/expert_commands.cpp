@@ -31,26 +31,6 @@ std::vector<node_id> places_of(const cluster_state& state, const expert_id& expe
   return places;
 }
 
-// An expert that may be given a new wish now.
-result<const expert_entry*> free_expert(const cluster_state& state, const expert_id& id) {
-  auto expert = known_expert(state, id);
-  if (!expert) return expert;
-  if (const auto* other = operations::running_on(state, id)) {
-    return fail(errc::conflict,
-                fmt::format("{} is under way on expert {} ({}); wait for it, or cancel it: troupe op cancel {}",
-                            operation_name(other->number), to_string(id), to_string(other->kind),
-                            operation_name(other->number)));
-  }
-  if (find_in_flight<wish_record>(state, [&](const auto& wish) { return wish.expert == id; }) != nullptr) {
-    return fail(errc::in_progress, fmt::format("a change of expert {} is being written; repeat it", to_string(id)));
-  }
-  if (operations::running(state) >= limits::operations_running_max) {
-    return fail(errc::overloaded,
-                fmt::format("{} operations are under way; wait until some are done", limits::operations_running_max));
-  }
-  return expert;
-}
-
 // One that takes part, so that it has replicas to move or to count.
 result<const expert_entry*> present_expert(const cluster_state& state, const expert_id& id) {
   auto expert = free_expert(state, id);
@@ -144,6 +124,25 @@ result<const expert_entry*> known_expert(const cluster_state& state, const exper
                                              to_string(id), to_string(id.layer)));
   return fail(errc::not_found,
               fmt::format("no expert {}; layer {} has experts 0-{}", to_string(id), to_string(id.layer), in_layer - 1));
+}
+
+result<const expert_entry*> free_expert(const cluster_state& state, const expert_id& id) {
+  auto expert = known_expert(state, id);
+  if (!expert) return expert;
+  if (const auto* other = operations::running_on(state, id)) {
+    return fail(errc::conflict,
+                fmt::format("{} is under way on expert {} ({}); wait for it, or cancel it: troupe op cancel {}",
+                            operation_name(other->number), to_string(id), to_string(other->kind),
+                            operation_name(other->number)));
+  }
+  if (find_in_flight<wish_record>(state, [&](const auto& wish) { return wish.expert == id; }) != nullptr) {
+    return fail(errc::in_progress, fmt::format("a change of expert {} is being written; repeat it", to_string(id)));
+  }
+  if (operations::running(state) >= limits::operations_running_max) {
+    return fail(errc::overloaded,
+                fmt::format("{} operations are under way; wait until some are done", limits::operations_running_max));
+  }
+  return expert;
 }
 
 result<decision> check(const cluster_state& state, const migrate_expert& what) {
@@ -345,7 +344,8 @@ result<decision> check_cancel(const operation_record& operation) {
   outcome.operation = operation_name(operation.number);
   outcome.verb = "cancel";
   outcome.node = operation.node;
-  if (operation.kind != operation_kind::drain) outcome.expert = to_string(operation.expert);
+  bool is_many = !operation.changes.empty();
+  if (operation.kind != operation_kind::drain && !is_many) outcome.expert = to_string(operation.expert);
   if (operation.state == operation_state::cancelled) {
     outcome.state = "done";
     outcome.message = fmt::format("{} is cancelled already", outcome.operation);
@@ -357,11 +357,13 @@ result<decision> check_cancel(const operation_record& operation) {
   }
   outcome.state = "running";
   outcome.message =
-      fmt::format("{} goes back: expert {} on {}", outcome.operation, outcome.expert, names(operation.from));
+      is_many ? fmt::format("{} goes back, layer by layer", outcome.operation)
+              : fmt::format("{} goes back: expert {} on {}", outcome.operation, outcome.expert, names(operation.from));
   if (operation.cancelling) return decision{std::move(outcome), {}};
   auto cancelling = operation;
   cancelling.cancelling = true;
   cancelling.reason = "cancelled by an operator";
+  if (is_many) return decision{std::move(outcome), {std::move(cancelling)}};
   auto back = operations::way_back(operation);
   return decision{std::move(outcome), {std::move(cancelling), wish_record{operation.expert, std::move(back)}}};
 }

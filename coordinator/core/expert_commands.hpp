@@ -28,6 +28,9 @@ namespace expert_commands {
 
 // not_found says which experts there are.
 [[nodiscard]] result<const expert_entry*> known_expert(const cluster_state& state, const expert_id& id);
+// One that may be given a new wish now. conflict, in_progress, overloaded: another change of it is under way, or too
+// many.
+[[nodiscard]] result<const expert_entry*> free_expert(const cluster_state& state, const expert_id& id);
 // The operation that an operator calls "op-7". not_found when there is none (any more).
 [[nodiscard]] result<const operation_record*> find_operation(const cluster_state& state, const std::string& name);
 // Of an operation on an expert. conflict when it has ended otherwise.

@@ -7,6 +7,7 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/membership.hpp"
+#include "coordinator/core/versions.hpp"
 
 namespace troupe::coordinator::inventories {
 namespace {
@@ -20,16 +21,17 @@ bool is_any(const slot_life& life) {
 slot_life verify(cluster_state& state, const node_id& name, node_entry& node, const slot_report& report) {
   auto& expert = *state.find(report.expert);
   std::string wrong;
+  auto expected = versions::digest_of(expert, report.version);
   if (!report.digest) {
     wrong = "the node reported it ready without a digest";
-  } else if (expert.digest && *expert.digest != *report.digest) {
-    wrong = fmt::format("its digest differs from the one of version {} that was verified first", expert.version.value);
+  } else if (expected && *expected != *report.digest) {
+    wrong = fmt::format("its digest differs from the one of version {} that was verified first", report.version.value);
   }
   if (!wrong.empty()) {
     note_failure(state, name, node, report.expert, wrong);
     return slot_failed{wrong};
   }
-  if (!expert.digest) expert.digest = report.digest;
+  if (report.version == expert.version && !expert.digest) expert.digest = report.digest;
   expert.last_failure.clear();
   node.failures.erase(report.expert);
   return slot_ready{};
@@ -73,9 +75,10 @@ void update_known(cluster_state& state, const node_id& name, node_entry& node, s
   }
 }
 
-bool has_other_copy(const node_entry& node, slot_index slot, const expert_id& expert) {
+bool has_other_copy(const node_entry& node, const slot_report& report) {
   return std::ranges::any_of(node.slots, [&](const auto& item) {
-    return item.first != slot && item.second.expert == expert && !is_any<slot_freeing, slot_failed>(item.second.life);
+    return item.first != report.slot && item.second.expert == report.expert && item.second.version == report.version &&
+           !is_any<slot_freeing, slot_failed>(item.second.life);
   });
 }
 
@@ -90,11 +93,14 @@ bool may_still_fill(const cluster_state& state, const slot_entry& entry) {
 void adopt(cluster_state& state, const node_id& name, node_entry& node, const slot_report& report) {
   node.slots.erase(report.slot);
   const auto* expert = state.find(report.expert);
-  bool useful = expert != nullptr && expert->version == report.version && report.slot.value < node.facts.slots_total &&
-                !has_other_copy(node, report.slot, report.expert);
-  // A stray is freed by the next pass: no map has ever named it.
-  slot_life life =
-      useful ? life_of_report(state, name, node, report) : slot_life{slot_freeing{state.now, time_point{}}};
+  bool is_known = expert != nullptr && versions::is_current(*expert, report.version);
+  bool useful = is_known && report.slot.value < node.facts.slots_total && !has_other_copy(node, report);
+  // A stray is freed by the next pass: no map has ever named it. One of another version may have been in a map that a
+  // router still works by.
+  bool may_be_in_use = expert != nullptr && !is_known && report.state == reported_slot_state::ready;
+  slot_life life = useful          ? life_of_report(state, name, node, report)
+                   : may_be_in_use ? slot_life{slot_retiring{epoch_number{0}}}
+                                   : slot_life{slot_freeing{state.now, time_point{}}};
   node.slots.emplace(report.slot,
                      slot_entry{report.expert, report.version, std::move(life), {}, report.resident_bytes, true});
 }

@@ -4,6 +4,7 @@
 // restart needs nothing but the record, and cancelling is wishing for what was before.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,18 @@ struct progress {
 
 // Of a running operation, from what the nodes reported last.
 [[nodiscard]] progress look(const cluster_state& state, const operation_record& operation);
+
+// Why it can never be completed as things are; empty: it can.
+[[nodiscard]] std::string obstacle(const cluster_state& state, const operation_record& operation);
+
+// Of an operation on many experts: its changes layer by layer, in the order in which they are made (or taken back).
+// Valid as long as the operation.
+[[nodiscard]] std::vector<std::span<const wish_change>> layers_of(const operation_record& operation);
+// Of how many of these layers, from the first, the experts have the wishes that they are to have. All but the last of
+// them are complete.
+[[nodiscard]] std::size_t layers_begun(const cluster_state& state, const operation_record& operation,
+                                       std::span<const std::span<const wish_change>> layers);
+[[nodiscard]] bool is_layer_complete(const cluster_state& state, std::span<const wish_change> changes);
 
 // The running operation of that expert, also one that is being written; nullptr: none. Valid until the next step.
 [[nodiscard]] const operation_record* running_on(const cluster_state& state, const expert_id& expert);

@@ -67,9 +67,9 @@ struct expert_wish {
   std::vector<node_id> nodes;             // where replicas are to be while these nodes take work, the first ones first
   bool pinned{};                          // migrate is refused until unpin
   expert_presence presence{expert_presence::active};
-  [[nodiscard]] bool empty() const {
-    return !replicas && nodes.empty() && !pinned && presence == expert_presence::active;
-  }
+  weights_version version{1};             // of its weights; 1: the model's own
+  std::optional<sha256_digest> digest{};  // of that version; none: what the first verified replica has
+  [[nodiscard]] bool empty() const { return *this == expert_wish{}; }
   friend bool operator==(const expert_wish&, const expert_wish&) = default;
 };
 
@@ -78,10 +78,19 @@ struct wish_record {
   expert_wish wish;
 };
 
-enum class operation_kind : std::uint8_t { migrate, replicate, drain, prune, restore, add };  // numbers: on disk
+// Their numbers are on disk.
+enum class operation_kind : std::uint8_t { migrate, replicate, drain, prune, restore, add, refresh, rollback };
 enum class operation_state : std::uint8_t { running, done, failed, cancelled, rolled_back };
 [[nodiscard]] std::string_view to_string(operation_kind kind);
 [[nodiscard]] std::string_view to_string(operation_state state);
+
+// One of the experts that an operation changes.
+struct wish_change {
+  expert_id expert;
+  expert_wish before;
+  expert_wish after;
+  friend bool operator==(const wish_change&, const wish_change&) = default;
+};
 
 // Something that an operator started and that goes on in the background. What it changed is a wish (or a node's drain);
 // how far it is is seen in the slots (operations.hpp), never kept here.
@@ -89,7 +98,7 @@ struct operation_record {
   std::uint64_t number{};  // people see "op-N"
   operation_kind kind{operation_kind::migrate};
   operation_state state{operation_state::running};
-  expert_id expert;                 // all but drain
+  expert_id expert;                 // all but drain and those with `changes`
   node_id node;                     // migrate: the target; drain: the node
   std::vector<node_id> from;        // where the expert's replicas were at the start
   std::uint32_t replicas_before{};  // how many were wanted at the start
@@ -100,21 +109,39 @@ struct operation_record {
   std::int64_t since_unix_ms{};
   std::string reason;  // why it failed, was cancelled or was rolled back
   std::string why;     // a policy's figures; empty: an operator's command
+  // -- of an operation on many experts (refresh, rollback), instead of `expert` and what belongs to it
+  std::vector<wish_change> changes{};  // ordered by expert
+  std::string subject{};               // what people call it: the folder, "epoch 12"
+  bool is_failing{};                   // cancelling because it cannot be completed
   friend bool operator==(const operation_record&, const operation_record&) = default;
 };
 [[nodiscard]] std::string operation_name(std::uint64_t number);
+
+// Where the weights of a version are read from. Version 1, the model's own folder, has none. Never erased: an expert
+// may go back to it.
+struct source_record {
+  weights_version version;
+  std::string folder;
+  std::uint64_t operation{};  // that brought it
+  std::uint32_t experts{};    // that it changed
+  operation_state state{operation_state::running};
+  std::string who{};
+  std::int64_t since_unix_ms{};
+  friend bool operator==(const source_record&, const source_record&) = default;
+};
 
 // What an operator's command came to. Also the answer to the same command id later.
 struct command_outcome {
   std::string operation;  // id of what goes on in the background; empty: done already
   std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "prune",
-                          // "restore", "add", "cancel"
+                          // "restore", "add", "refresh", "rollback", "cancel"
   node_id node;
   std::string state;    // "running", "done", "dry_run"
   std::string message;  // one line for a person
   std::uint32_t replicas_to_move{};
   std::string expert{};           // "3/7"; empty: no command on an expert
   std::uint64_t bytes_to_move{};  // bytes that are copied over the network or read from disk
+  std::uint32_t experts{};        // refresh, rollback: how many experts it changes
   friend bool operator==(const command_outcome&, const command_outcome&) = default;
 };
 
@@ -135,7 +162,7 @@ struct operation_erased {
 };
 
 using store_record = std::variant<cluster_record, node_record, node_erased, expert_record, command_record,
-                                  command_erased, wish_record, operation_record, operation_erased>;
+                                  command_erased, wish_record, operation_record, operation_erased, source_record>;
 
 // All records, as the store gives them back at start.
 struct durable_state {
@@ -145,6 +172,7 @@ struct durable_state {
   std::vector<command_record> commands;
   std::vector<wish_record> wishes;
   std::vector<operation_record> operations;
+  std::vector<source_record> sources;
 };
 
 // -- messages to nodes ----------------------------------------------------------------------------------------------
@@ -170,6 +198,7 @@ struct load_order {
   weights_version version;
   std::optional<sha256_digest> digest;
   std::vector<peer_source> peers;
+  std::string folder{};  // where this version is read from; empty: the model's own
 };
 
 struct free_order {

@@ -5,9 +5,12 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "common/cluster_map.hpp"
 #include "common/ids.hpp"
 
 namespace troupe::coordinator {
@@ -21,7 +24,7 @@ struct node_change {
 
 // Experts to which the same happened on the same node, for the same reason.
 struct expert_changes {
-  enum class kind : std::uint8_t { added, removed, masked, unmasked };
+  enum class kind : std::uint8_t { added, removed, masked, unmasked, refreshed };
   kind what{kind::added};
   node_id node;  // added, removed
   std::string why;
@@ -46,12 +49,19 @@ class placement_history {
   static constexpr std::size_t epochs_max = 256;
   static constexpr std::size_t experts_named_max = 64;  // per change; all are counted
 
-  // The oldest beyond epochs_max is forgotten.
-  void add(placement_epoch epoch);
+  static constexpr std::size_t maps_max = 64;
+
+  // The oldest beyond epochs_max (of maps: maps_max) is forgotten.
+  void add(placement_epoch epoch, std::shared_ptr<const cluster_map> map);
+  // nullptr: not remembered.
+  [[nodiscard]] std::shared_ptr<const cluster_map> map_of(epoch_number epoch) const;
+  // The oldest and the newest epoch whose map is remembered; 0: none.
+  [[nodiscard]] std::pair<epoch_number, epoch_number> maps_kept() const;
   [[nodiscard]] const std::deque<placement_epoch>& epochs() const { return epochs_; }  // the newest last
 
  private:
   std::deque<placement_epoch> epochs_;
+  std::deque<std::shared_ptr<const cluster_map>> maps_;
 };
 
 }  // namespace troupe::coordinator

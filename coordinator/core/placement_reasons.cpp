@@ -102,6 +102,14 @@ class comparison {
 
   void compare_expert(const map_expert* was, const map_expert& now) {
     result_.replicas += now.replicas.size();
+    const auto* operation = operations::running_on(state_, now.id);
+    if (was != nullptr && was->version != now.version) {
+      note(expert_changes::kind::refreshed, {},
+           fmt::format("version {} instead of {}; {}", now.version.value, was->version.value,
+                       operation != nullptr ? of_operation(*operation) : "as wished"),
+           now.id);
+      return;  // all its replicas are others
+    }
     for (const auto& replica : now.replicas) {
       const auto& name = after_.nodes[replica.node].name;
       if (!has(before_, was, name)) note(expert_changes::kind::added, name, why_added(now.id, name), now.id);
@@ -112,7 +120,6 @@ class comparison {
       if (!has(after_, &now, name)) note(expert_changes::kind::removed, name, why_removed(now.id, name), now.id);
     }
     if (was->masked != now.masked) {
-      const auto* operation = operations::running_on(state_, now.id);
       note(now.masked ? expert_changes::kind::masked : expert_changes::kind::unmasked, {},
            operation != nullptr ? of_operation(*operation) : "an operator's wish", now.id);
     }

@@ -7,6 +7,7 @@
 #include "common/limits.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/placement_reasons.hpp"
+#include "coordinator/core/versions.hpp"
 
 namespace troupe::coordinator::publisher {
 namespace {
@@ -39,8 +40,10 @@ expert_state shown_in_map(const expert_entry& expert, bool has_replicas) {
 cluster_map candidate(const cluster_state& state) {
   cluster_map map{state.term, {}, state.settings.cluster_id, state.settings.model_fingerprint, {}, {}};
   map.experts.reserve(state.experts.size());
+  const auto flipping = versions::layers_to_flip(state);
   for (const auto& expert : state.experts) {
-    map.experts.push_back({expert.id, expert_state::dormant, expert.version, expert.digest, {}});
+    auto version = flipping.contains(expert.id.layer) ? expert.wish.version : expert.version;
+    map.experts.push_back({expert.id, expert_state::dormant, version, versions::digest_of(expert, version), {}});
   }
   for (const auto& [name, node] : state.nodes) {
     if (!node.is_expert() || !is_serving(node)) continue;
@@ -50,7 +53,7 @@ cluster_map candidate(const cluster_state& state) {
       bool usable = std::holds_alternative<slot_ready>(entry.life) || std::holds_alternative<slot_presumed>(entry.life);
       if (!usable) continue;
       auto at = std::ranges::lower_bound(map.experts, entry.expert, {}, &map_expert::id);
-      at->replicas.push_back({index, slot, entry.version});
+      if (entry.version == at->version) at->replicas.push_back({index, slot, entry.version});
     }
   }
   for (std::size_t e = 0; e < map.experts.size(); ++e) {
@@ -152,6 +155,10 @@ void stamp_retiring(cluster_state& state, epoch_number epoch) {
 void update_experts(cluster_state& state, const cluster_map& map) {
   for (std::size_t e = 0; e < state.experts.size(); ++e) {
     auto& expert = state.experts[e];
+    if (expert.version != map.experts[e].version) {
+      expert.version = map.experts[e].version;
+      expert.digest = map.experts[e].digest;
+    }
     switch (map.experts[e].state) {
       case expert_state::active:
         expert.life = expert_active{static_cast<std::uint32_t>(map.experts[e].replicas.size())};
@@ -242,7 +249,7 @@ void committed(cluster_state& state, const persist_in_flight& done) {
   if (!done.map) return;
   if (state.published->epoch < done.map->epoch) {
     state.last_published = state.now;
-    state.history.add(placement_reasons::describe(state, *state.published, *done.map));
+    state.history.add(placement_reasons::describe(state, *state.published, *done.map), done.map);
   }
   state.published = done.map;
   update_experts(state, *done.map);

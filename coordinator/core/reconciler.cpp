@@ -8,6 +8,8 @@
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/placement_reasons.hpp"
+#include "coordinator/core/publisher.hpp"
+#include "coordinator/core/versions.hpp"
 
 namespace troupe::coordinator::reconciler {
 namespace {
@@ -19,9 +21,11 @@ bool is_any(const slot_entry& entry) {
 
 bool is_replica(const slot_entry& entry) { return !is_any<slot_freeing, slot_failed>(entry); }
 
-std::map<slot_index, slot_entry>::iterator find_replica(node_entry& node, const expert_id& expert) {
-  return std::ranges::find_if(
-      node.slots, [&](const auto& item) { return item.second.expert == expert && is_replica(item.second); });
+std::map<slot_index, slot_entry>::iterator find_replica(node_entry& node, const expert_id& expert,
+                                                        weights_version version) {
+  return std::ranges::find_if(node.slots, [&](const auto& item) {
+    return item.second.expert == expert && item.second.version == version && is_replica(item.second);
+  });
 }
 
 void order_free(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
@@ -35,11 +39,14 @@ void order_free(cluster_state& state, const node_id& name, node_entry& node, slo
 void send_load(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
   const auto& entry = node.slots.at(slot);
   const auto& expert = *state.find(entry.expert);
-  load_order order{state.term, ++state.last_order, slot, expert.id, expert.version, expert.digest, {}};
+  load_order order{state.term, ++state.last_order, slot, expert.id, entry.version, {}, {}};
+  order.digest = versions::digest_of(expert, entry.version);
+  order.folder = versions::folder_of(state, entry.version);
   for (const auto& [other_name, other] : state.nodes) {
     bool has = other_name != name && is_serving(other) && !other.facts.peer_address.empty() &&
                std::ranges::any_of(other.slots, [&](const auto& item) {
-                 return item.second.expert == expert.id && is_any<slot_ready>(item.second);
+                 return item.second.expert == expert.id && item.second.version == entry.version &&
+                        is_any<slot_ready>(item.second);
                });
     if (has) order.peers.push_back({other_name, other.facts.peer_address, other.facts.public_key});
   }
@@ -88,8 +95,8 @@ void carry_out_add(cluster_state& state, const planner_input& view, const planne
   if (!slot) return;
   std::optional<node_id> replaces;
   if (move.replaces) replaces = view.nodes[*move.replaces].name;
-  node.slots.emplace(
-      *slot, slot_entry{move.expert, state.find(move.expert)->version, slot_ordered{state.now, state.now}, replaces});
+  node.slots.emplace(*slot, slot_entry{move.expert, state.find(move.expert)->wish.version,
+                                       slot_ordered{state.now, state.now}, replaces});
   node.slots.at(*slot).came_for = placement_reasons::of(state, view, move);
   send_load(state, name, node, *slot);
 }
@@ -112,13 +119,13 @@ std::uint32_t established(const cluster_state& state, const expert_entry& expert
 void carry_out_drop(cluster_state& state, const planner_input& view, const planned_move& move) {
   const auto& name = view.nodes[move.node].name;
   auto& node = state.nodes.at(name);
-  auto at = find_replica(node, move.expert);
+  const auto& expert = *state.find(move.expert);
+  auto at = find_replica(node, move.expert, expert.wish.version);
   if (at == node.slots.end()) return;
   auto& [slot, entry] = *at;
   entry.goes_for = placement_reasons::of(state, view, move);
   if (is_any<slot_ordered, slot_loading>(entry)) return order_free(state, name, node, slot);
   if (!is_any<slot_ready>(entry)) return;
-  const auto& expert = *state.find(move.expert);
   if (!all_routers_know(state, state.published->epoch)) return;
   if (!is_present(expert)) {
     if (is_masked(state, expert.id)) entry.life = slot_retiring{epoch_number{0}};
@@ -141,8 +148,11 @@ void revive(cluster_state& state) {
     for (auto& [slot, entry] : node.slots) {
       if (!is_any<slot_retiring>(entry)) continue;
       const auto& expert = *state.find(entry.expert);
-      bool wanted = std::ranges::find(expert.wanted, name) != expert.wanted.end();
-      bool last = !is_masked(state, expert.id) && established(state, expert, name) == 0;
+      if (!versions::is_current(expert, entry.version)) continue;
+      bool is_wanted = std::ranges::find(expert.wanted, name) != expert.wanted.end();
+      bool wanted = is_wanted && entry.version == expert.wish.version;
+      bool last =
+          entry.version == expert.version && !is_masked(state, expert.id) && established(state, expert, name) == 0;
       if (wanted || last) entry.life = slot_ready{};
     }
   }
@@ -154,7 +164,8 @@ void close_exchanges(cluster_state& state) {
     for (auto& [slot, entry] : node.slots) {
       if (!entry.replaces) continue;
       auto* other = state.find(*entry.replaces);
-      if (other == nullptr || find_replica(*other, entry.expert) == other->slots.end()) entry.replaces.reset();
+      if (other == nullptr || find_replica(*other, entry.expert, entry.version) == other->slots.end())
+        entry.replaces.reset();
     }
   }
 }
@@ -214,6 +225,21 @@ void advance_slot(cluster_state& state, const node_id& name, node_entry& node, s
   }
 }
 
+// What is neither served nor wanted any more goes: the old version once a layer has gone over, the new one of a refresh
+// that was cancelled.
+void leave_old_version(cluster_state& state, const node_id& name, node_entry& node, slot_index slot) {
+  auto& entry = node.slots.at(slot);
+  if (!is_any<slot_ordered, slot_loading, slot_ready>(entry)) return;
+  const auto& expert = *state.find(entry.expert);
+  if (is_any<slot_ordered, slot_loading>(entry) && entry.version != expert.wish.version)
+    return order_free(state, name, node, slot);
+  if (!is_any<slot_ready>(entry) || versions::is_current(expert, entry.version)) return;
+  if (publisher::is_writing_map(state)) return;  // which may name it
+  entry.goes_for = fmt::format("version {} is no longer served", entry.version.value);
+  entry.replaces.reset();
+  entry.life = slot_retiring{epoch_number{0}};
+}
+
 // Reports get lost like orders: whoever has something under way, or has not reported at all, is asked.
 void ask_for_inventory(cluster_state& state, const node_id& name, node_entry& node) {
   if (!node.is_expert() || state.now < node.inventory_due) return;
@@ -246,6 +272,18 @@ void settle(cluster_state& state) {
   state.tell(severity::info, "placement_done", state.settings.cluster_id, "the first placement is complete");
 }
 
+// Where an operator wants it; of an expert that gets another version, where it is.
+std::vector<node_id> places_to_choose(const cluster_state& state, const expert_entry& expert) {
+  auto places = expert.wish.nodes;
+  const auto* served = state.published->find(expert.id);
+  if (expert.wish.version == expert.version || served == nullptr) return places;
+  for (const auto& replica : served->replicas) {
+    const auto& name = state.published->nodes[replica.node].name;
+    if (std::ranges::find(places, name) == places.end()) places.push_back(name);
+  }
+  return places;
+}
+
 }  // namespace
 
 planner_input planner_view(const cluster_state& state, const node_id* leaving) {
@@ -272,7 +310,7 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
     view.nodes.push_back({name, node.facts.zone, total, takes_work ? total - used : 0, accepts});
   }
   for (std::size_t e = 0; e < state.experts.size(); ++e) {
-    for (const auto& name : state.experts[e].wish.nodes) {
+    for (const auto& name : places_to_choose(state, state.experts[e])) {
       if (auto at = index.find(name); at != index.end()) view.experts[e].chosen.push_back(at->second);
     }
   }
@@ -283,12 +321,15 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
   for (const auto& [name, n] : index) {
     const auto& node = state.nodes.at(name);
     for (const auto& [slot, entry] : node.slots) {
-      if (!is_replica(entry)) continue;
+      auto* expert = position(entry.expert);
+      if (!is_replica(entry) || expert == nullptr) continue;
+      // What is served until the layer goes over only takes up its slot.
+      if (entry.version != state.find(entry.expert)->wish.version) continue;
       planner_replica replica{n, !is_any<slot_ordered, slot_loading>(entry), is_any<slot_retiring>(entry), {}};
       if (entry.replaces) {
         if (auto at = index.find(*entry.replaces); at != index.end()) replica.replaces = at->second;
       }
-      if (auto* expert = position(entry.expert)) expert->replicas.push_back(replica);
+      expert->replicas.push_back(replica);
     }
     for (const auto& [id, failure] : node.failures) {
       if (auto* expert = position(id); expert != nullptr && failure.not_before > state.now) expert->avoid.push_back(n);
@@ -322,7 +363,10 @@ void pass(cluster_state& state) {
     if (!is_member(node)) continue;
     std::vector<slot_index> slots;
     for (const auto& [slot, entry] : node.slots) slots.push_back(slot);
-    for (auto slot : slots) advance_slot(state, name, node, slot);
+    for (auto slot : slots) {
+      leave_old_version(state, name, node, slot);
+      advance_slot(state, name, node, slot);
+    }
     ask_for_inventory(state, name, node);
     finish_drain(state, name, node);
   }

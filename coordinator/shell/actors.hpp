@@ -2,6 +2,8 @@
 //
 //   control socket thread ──core_event, ask──> COORDINATOR ──write_records──> STORE (detached: it waits for the disk)
 //   heartbeat thread ───────core_event───────>      │     <──records_written──
+//                                                   ├────read_folder───> FOLDER (detached: it reads weights)
+//                                                   │     <──folder_read──────
 //                                                   └──> coordinator_ports: sockets, heartbeat table, log
 #pragma once
 
@@ -32,7 +34,8 @@ enum class question_kind : std::uint8_t {
   events = 4,
   operations = 5,
   history = 6,
-  explanation = 7
+  explanation = 7,
+  refreshes = 8
 };
 struct ask {
   query_origin from;
@@ -52,6 +55,12 @@ struct records_written {
   std::uint64_t ticket{};
   std::optional<error> failure;
 };
+struct read_folder {
+  std::string folder;
+};
+struct folder_read {
+  result<std::vector<found_expert>> found;
+};
 struct stop_coordinator {};
 struct stopped {};
 
@@ -67,6 +76,8 @@ CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::write_records))
 CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::records_written))
 CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::stop_coordinator))
 CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::stopped))
+CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::read_folder))
+CAF_ADD_TYPE_ID(troupe_coordinator, (troupe::coordinator::folder_read))
 CAF_END_TYPE_ID_BLOCK(troupe_coordinator)
 
 // None of them ever leaves the process.
@@ -76,6 +87,8 @@ CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::make_pass)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::tick_now)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::write_records)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::records_written)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::read_folder)
+CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::folder_read)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::stop_coordinator)
 CAF_ALLOW_UNSAFE_MESSAGE_TYPE(troupe::coordinator::stopped)
 
@@ -84,6 +97,10 @@ namespace troupe::coordinator {
 using store_actor = caf::typed_actor<
     // coordinator: all or nothing, synced when answered
     caf::replies_to<write_records>::with<records_written>>;
+
+using folder_actor = caf::typed_actor<
+    // coordinator: what a checkpoint folder offers for a refresh, or why it is refused
+    caf::replies_to<read_folder>::with<folder_read>>;
 
 using coordinator_actor = caf::typed_actor<
     // socket threads: something arrived for the core

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <utility>
 
+#include <fmt/format.h>
+
 #include "common/limits.hpp"
 #include "coordinator/shell/placement_documents.hpp"
 
@@ -14,6 +16,7 @@ namespace troupe::coordinator {
 namespace {
 
 constexpr std::chrono::seconds view_interval{1};
+constexpr std::chrono::minutes folder_read_timeout{30};
 
 }  // namespace
 
@@ -86,6 +89,35 @@ void coordinator_actor_state::written(const records_written& result) {
   handle(persist_result{result.ticket, result.failure});
 }
 
+std::optional<admin_command> coordinator_actor_state::take_in(const event& what) {
+  const auto* command = std::get_if<admin_command>(&what);
+  bool is_refresh = command != nullptr && std::holds_alternative<refresh_weights>(command->what);
+  if (!is_refresh || settings_.machine->state().commands.contains(command->command_id)) {
+    handle(what);
+    return std::nullopt;
+  }
+  auto made = *command;
+  auto& found = std::get<refresh_weights>(made.what).found;
+  if (!reading_.empty()) {
+    bool is_same = reading_ == command->command_id;
+    found = fail(is_same ? errc::in_progress : errc::conflict, is_same ? "the folder is being read; repeat the command"
+                                                                       : "another folder is being read; wait for it");
+  } else if (!settings_.folders) {
+    found = fail(errc::unavailable, "this coordinator reads no folders");
+  } else {
+    reading_ = command->command_id;
+    return made;
+  }
+  handle(made);
+  return std::nullopt;
+}
+
+void coordinator_actor_state::finish_reading(admin_command command, result<std::vector<found_expert>> found) {
+  reading_.clear();
+  std::get<refresh_weights>(command.what).found = std::move(found);
+  handle(command);
+}
+
 void coordinator_actor_state::perform(output out) {
   for (auto& message : out.messages) settings_.ports->send(std::move(message));
   if (out.published) settings_.ports->publish(*std::move(out.published));
@@ -121,6 +153,9 @@ void coordinator_actor_state::answer(const ask& question) {
       break;
     case question_kind::history:
       document = history_document(state, context);
+      break;
+    case question_kind::refreshes:
+      document = refreshes_document(state);
       break;
     case question_kind::explanation:
       document = explanation_document(state, question.expert);
@@ -184,13 +219,26 @@ void continue_work(coordinator_self self) {
   if (state.take_pass_due()) self->send(self, make_pass{});
 }
 
+void read_folder_of(coordinator_self self, admin_command command) {
+  auto folder = std::get<refresh_weights>(command.what).folder;
+  const auto finish = [self, command = std::move(command)](result<std::vector<found_expert>> found) {
+    self->state.finish_reading(command, std::move(found));
+    continue_work(self);
+  };
+  self->request(self->state.settings().folders, folder_read_timeout, read_folder{folder})
+      .then([finish](const folder_read& read) { finish(read.found); },
+            [finish, folder](const caf::error&) {
+              finish(fail(errc::timeout, fmt::format("{} could not be read in time; check its disk", folder)));
+            });
+}
+
 coordinator_actor::behavior_type coordinator_behavior(coordinator_self self, coordinator_settings settings) {
   self->state.configure(std::move(settings));
   continue_work(self);
   self->delayed_send(self, self->state.settings().tick_interval, tick_now{});
   return {
       [self](const core_event& message) {
-        self->state.handle(message.what);
+        if (auto refresh = self->state.take_in(message.what)) read_folder_of(self, *std::move(refresh));
         continue_work(self);
       },
       [self](const ask& question) { self->state.answer(question); },

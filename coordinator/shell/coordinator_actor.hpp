@@ -46,6 +46,7 @@ class public_view_box {
 struct coordinator_settings {
   std::shared_ptr<cluster_state_machine> machine;  // its first output not yet taken
   store_actor store;
+  folder_actor folders;  // empty: refreshes are refused
   std::shared_ptr<coordinator_ports> ports;
   std::shared_ptr<public_view_box> view;  // may be empty
   document_context documents;
@@ -68,6 +69,10 @@ class coordinator_actor_state {
   // The records that must be written before the rest of their output is done; empty ticket: none now.
   [[nodiscard]] std::optional<write_records> take_write();
   void written(const records_written& result);
+  // Handles it, unless it is a refresh whose folder has to be read first: that one is given back.
+  [[nodiscard]] std::optional<admin_command> take_in(const event& what);
+  // The command, with what was found in its folder.
+  void finish_reading(admin_command command, result<std::vector<found_expert>> found);
   // True once, after something arrived that a pass should look at soon.
   [[nodiscard]] bool take_pass_due();
   [[nodiscard]] const coordinator_settings& settings() const { return settings_; }
@@ -84,6 +89,7 @@ class coordinator_actor_state {
   member_view members_;
   epoch_number shown_epoch_;
   time_point shown_{};
+  std::string reading_;  // id of the command whose folder is being read; empty: none
   bool pass_due_{};
   bool pass_pending_{};
 };

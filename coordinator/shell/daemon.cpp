@@ -23,6 +23,7 @@
 #include "common/wire/keys.hpp"
 #include "coordinator/shell/control_server.hpp"
 #include "coordinator/shell/coordinator_actor.hpp"
+#include "coordinator/shell/folder_actor.hpp"
 #include "coordinator/shell/heartbeat_server.hpp"
 #include "coordinator/shell/metrics.hpp"
 #include "coordinator/shell/sqlite_store.hpp"
@@ -151,6 +152,7 @@ result<void> write_term(cluster_state_machine& machine, store& target) {
 struct daemon_process::state {
   std::optional<daemon::instance_lock> lock;
   std::shared_ptr<store> records;
+  std::shared_ptr<const model::checkpoint> served;
   addresses at;
   std::string cluster_id;
   document_context documents;
@@ -192,7 +194,8 @@ result<void> daemon_process::state::open_store(const daemon_settings& settings) 
 result<void> daemon_process::state::make_machine(const daemon_settings& settings, const durable_state& durable) {
   auto checkpoint = model::checkpoint::open(settings.model);
   if (!checkpoint) return fail(checkpoint.error());
-  const auto& model = checkpoint->model();
+  served = std::make_shared<const model::checkpoint>(*std::move(checkpoint));
+  const auto& model = served->model();
   auto core = settings_from(settings, model, choose_cluster_id(settings, durable));
   if (!core) return fail(core.error());
   cluster_id = core->cluster_id;
@@ -282,6 +285,7 @@ result<std::unique_ptr<daemon_process>> daemon_process::start(const daemon_setti
   coordinator_settings actor;
   actor.machine = parts.machine;
   actor.store = spawn_store_actor(*parts.system, parts.records);
+  actor.folders = spawn_folder_actor(*parts.system, parts.served);
   actor.ports = parts.ports;
   actor.view = parts.view;
   actor.documents = parts.documents;

@@ -297,10 +297,13 @@ std::string operations_document(const cluster_state& state) {
   for (const auto& [number, operation] : state.operations) {
     bool is_running = operation.state == operation_state::running;
     bool is_drain = operation.kind == operation_kind::drain;
+    bool is_many = !operation.changes.empty();
     json item{
         {"id", operation_name(number)},
         {"kind", to_string(operation.kind)},
-        {"object", is_drain ? operation.node.value : to_string(operation.expert)},
+        {"object", is_many    ? operation.subject
+                   : is_drain ? operation.node.value
+                              : to_string(operation.expert)},
         {"state", to_string(operation.state)},
         {"step", nullptr},
         {"progress", operation.state == operation_state::done ? 1.0 : 0.0},
@@ -315,7 +318,8 @@ std::string operations_document(const cluster_state& state) {
       item["waits_for"] = seen.detail;
       item["cancelling"] = operation.cancelling;
     }
-    if (!is_drain) {
+    if (is_many) item["experts"] = operation.changes.size();
+    if (!is_drain && !is_many) {
       auto from = json::array();
       for (const auto& node : operation.from) from.push_back(node.value);
       item["from"] = std::move(from);
@@ -324,6 +328,23 @@ std::string operations_document(const cluster_state& state) {
     }
     if (operation.kind == operation_kind::migrate) item["to"] = operation.node.value;
     items.push_back(std::move(item));
+  }
+  return json{{"items", std::move(items)}}.dump();
+}
+
+std::string refreshes_document(const cluster_state& state) {
+  auto items = json::array();
+  for (const auto& [version, source] : state.sources) {
+    auto since = std::chrono::system_clock::time_point(std::chrono::milliseconds(source.since_unix_ms));
+    auto serving = std::ranges::count(state.experts, version, &expert_entry::version);
+    items.push_back({{"version", version.value},
+                     {"from", source.folder},
+                     {"state", to_string(source.state)},
+                     {"experts", source.experts},
+                     {"serving", serving},
+                     {"operation", operation_name(source.operation)},
+                     {"who", source.who},
+                     {"since", iso_time(since)}});
   }
   return json{{"items", std::move(items)}}.dump();
 }

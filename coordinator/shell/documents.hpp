@@ -37,6 +37,8 @@ struct document_context {
                                                    std::string_view layer);
 // The newest last, ended ones too.
 [[nodiscard]] std::string operations_document(const cluster_state& state);
+// Each version that a refresh brought, the newest last.
+[[nodiscard]] std::string refreshes_document(const cluster_state& state);
 [[nodiscard]] std::string events_document(const event_log& events, std::uint64_t after);
 
 }  // namespace troupe::coordinator

@@ -96,6 +96,7 @@ void put(const load_order& order, proto::CoordinatorToNode& target) {
   m.set_expert(order.expert.index);
   m.set_version(order.version.value);
   put_digest(order.digest, *m.mutable_digest());
+  m.set_folder(order.folder);
   for (const auto& peer : order.peers) {
     auto& p = *m.add_peers();
     p.set_node(peer.node.value);
@@ -178,6 +179,20 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
           change_presence{{{m.layer()}, m.expert()}, static_cast<change_presence::verb>(m.verb() - 1), m.dry_run()};
       return command;
     }
+    case body::kRefresh: {
+      const auto& m = message.refresh();
+      refresh_weights what{m.folder(), std::nullopt, m.dry_run()};
+      if (!m.layer().empty()) {
+        what.layer = parse_layer(m.layer());
+        if (!what.layer)
+          return fail(errc::invalid_request, "refresh.layer is no layer; write its number, or encoder.3");
+      }
+      command.what = std::move(what);
+      return command;
+    }
+    case body::kRollback:
+      command.what = roll_back_placement{{message.rollback().epoch()}, message.rollback().dry_run()};
+      return command;
     case body::kCancel:
       command.what = cancel_operation{message.cancel().operation(), message.cancel().dry_run()};
       return command;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
+#include "model/checkpoint.hpp"
+
 namespace troupe::coordinator {
 namespace {
 
@@ -22,6 +24,8 @@ json to_document(const expert_wish& wish) {
   json d{{"nodes", json::array()}, {"pinned", wish.pinned}, {"presence", static_cast<int>(wish.presence)}};
   for (const auto& node : wish.nodes) d["nodes"].push_back(node.value);
   if (wish.replicas) d["replicas"] = *wish.replicas;
+  if (wish.version.value != 1) d["version"] = wish.version.value;
+  if (wish.digest) d["digest"] = model::to_hex(*wish.digest);
   return d;
 }
 
@@ -35,7 +39,30 @@ expert_wish wish_from(const json& d) {
   expert_wish wish{std::nullopt, nodes_from(d.at("nodes")), d.at("pinned")};
   wish.presence = static_cast<expert_presence>(d.value("presence", 0));
   if (d.contains("replicas")) wish.replicas = d.at("replicas").get<std::uint32_t>();
+  wish.version.value = d.value("version", 1U);
+  if (d.contains("digest")) wish.digest = model::parse_digest(d.at("digest").get<std::string>());
   return wish;
+}
+
+json to_document(const std::vector<wish_change>& changes) {
+  auto list = json::array();
+  for (const auto& change : changes) {
+    list.push_back({{"layer", change.expert.layer.value},
+                    {"expert", change.expert.index},
+                    {"before", to_document(change.before)},
+                    {"after", to_document(change.after)}});
+  }
+  return list;
+}
+
+std::vector<wish_change> changes_from(const json& list) {
+  std::vector<wish_change> changes;
+  for (const auto& d : list) {
+    changes.push_back({{{d.at("layer").get<std::uint32_t>()}, d.at("expert").get<std::uint32_t>()},
+                       wish_from(d.at("before")),
+                       wish_from(d.at("after"))});
+  }
+  return changes;
 }
 
 }  // namespace
@@ -113,7 +140,8 @@ std::string to_json(const command_outcome& outcome) {
   return json{{"operation", outcome.operation}, {"verb", outcome.verb},
               {"node", outcome.node.value},     {"state", outcome.state},
               {"message", outcome.message},     {"replicas_to_move", outcome.replicas_to_move},
-              {"expert", outcome.expert},       {"bytes_to_move", outcome.bytes_to_move}}
+              {"expert", outcome.expert},       {"bytes_to_move", outcome.bytes_to_move},
+              {"experts", outcome.experts}}
       .dump();
 }
 
@@ -126,7 +154,8 @@ result<command_outcome> outcome_from_json(std::string_view text) {
                            d.at("message"),
                            d.at("replicas_to_move"),
                            d.value("expert", ""),
-                           d.value("bytes_to_move", std::uint64_t{0})};
+                           d.value("bytes_to_move", std::uint64_t{0}),
+                           d.value("experts", 0U)};
   });
 }
 
@@ -150,7 +179,10 @@ std::string to_json(const operation_record& operation) {
               {"who", operation.who},
               {"since_unix_ms", operation.since_unix_ms},
               {"reason", operation.reason},
-              {"why", operation.why}}
+              {"why", operation.why},
+              {"changes", to_document(operation.changes)},
+              {"subject", operation.subject},
+              {"is_failing", operation.is_failing}}
       .dump();
 }
 
@@ -171,7 +203,27 @@ result<operation_record> operation_from_json(std::uint64_t number, std::string_v
     operation.since_unix_ms = d.at("since_unix_ms");
     operation.reason = d.at("reason");
     operation.why = d.value("why", "");
+    operation.changes = changes_from(d.value("changes", json::array()));
+    operation.subject = d.value("subject", "");
+    operation.is_failing = d.value("is_failing", false);
     return operation;
+  });
+}
+
+std::string to_json(const source_record& source) {
+  return json{{"folder", source.folder},   {"operation", source.operation},
+              {"experts", source.experts}, {"state", static_cast<int>(source.state)},
+              {"who", source.who},         {"since_unix_ms", source.since_unix_ms}}
+      .dump();
+}
+
+result<source_record> source_from_json(weights_version version, std::string_view text) {
+  return parse<source_record>(text, "source of weights", [version](const json& d) {
+    source_record source{version, d.at("folder"), d.at("operation"), d.at("experts")};
+    source.state = static_cast<operation_state>(d.at("state").get<int>());
+    source.who = d.at("who");
+    source.since_unix_ms = d.at("since_unix_ms");
+    return source;
   });
 }
 

@@ -36,6 +36,12 @@ ALTER TABLE experts ADD COLUMN masked INTEGER NOT NULL DEFAULT 0;
 PRAGMA user_version = 3;
 )";
 
+// What version 4 added.
+constexpr const char* schema_of_version_4 = R"(
+CREATE TABLE sources(version INTEGER PRIMARY KEY, document TEXT NOT NULL);
+PRAGMA user_version = 4;
+)";
+
 // One prepared statement; finalised with it.
 class statement {
  public:
@@ -95,7 +101,8 @@ class sqlite_store final : public store {
     if (sqlite3_step(version->handle()) != SQLITE_ROW) return failure("read the version of");
     auto found = version->number(0);
     if (found <= store_schema_version) {
-      constexpr const char* steps[store_schema_version] = {schema, schema_of_version_2, schema_of_version_3};
+      constexpr const char* steps[store_schema_version] = {schema, schema_of_version_2, schema_of_version_3,
+                                                           schema_of_version_4};
       std::string script = "BEGIN;";
       for (auto step = found; step < store_schema_version; ++step) script += steps[step];
       return run((script + "COMMIT;").c_str());
@@ -142,6 +149,7 @@ class sqlite_store final : public store {
     if (!done) return fail(done.error());
     if (done = load_wishes(state); !done) return fail(done.error());
     if (done = load_operations(state); !done) return fail(done.error());
+    if (done = load_sources(state); !done) return fail(done.error());
     return state;
   }
 
@@ -173,6 +181,13 @@ class sqlite_store final : public store {
       auto operation = operation_from_json(row.number(0), row.text(1));
       if (operation) state.operations.push_back(*std::move(operation));
       return operation ? result<void>{} : fail(operation.error());
+    });
+  }
+  result<void> load_sources(durable_state& state) {
+    return each("SELECT version, document FROM sources ORDER BY version", [&](statement& row) -> result<void> {
+      auto source = source_from_json({static_cast<std::uint32_t>(row.number(0))}, row.text(1));
+      if (source) state.sources.push_back(*std::move(source));
+      return source ? result<void>{} : fail(source.error());
     });
   }
 
@@ -213,6 +228,10 @@ class sqlite_store final : public store {
   result<void> put(const operation_record& row) {
     return finish(query("INSERT OR REPLACE INTO operations VALUES(?, ?)"),
                   [&](statement& s) { s.bind(1, row.number).bind(2, to_json(row)); });
+  }
+  result<void> put(const source_record& row) {
+    return finish(query("INSERT OR REPLACE INTO sources VALUES(?, ?)"),
+                  [&](statement& s) { s.bind(1, std::uint64_t{row.version.value}).bind(2, to_json(row)); });
   }
   result<void> put(const operation_erased& row) {
     return finish(query("DELETE FROM operations WHERE number = ?"), [&](statement& s) { s.bind(1, row.number); });

@@ -42,6 +42,7 @@ result<load_expert> from_proto(const proto::LoadExpert& message) {
   for (const auto& peer : message.peers()) {
     command.job.peers.push_back({{peer.node()}, peer.address(), peer.public_key()});
   }
+  command.job.folder = message.folder();
   return command;
 }
 

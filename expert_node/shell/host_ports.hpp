@@ -26,6 +26,7 @@ struct load_job {
   slot_content content;
   std::optional<sha256_digest> expected;  // none: report what was found
   std::vector<peer_source> peers;
+  std::string folder{};  // the checkpoint folder that has this version; empty: the node's own
 };
 
 struct statistics_report {

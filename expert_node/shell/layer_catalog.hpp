@@ -26,7 +26,7 @@ class layer_catalog {
   [[nodiscard]] std::optional<std::uint32_t> hidden(layer_id layer) const;
   // Of the checkpoint; nullptr without one, or when it has no such expert.
   [[nodiscard]] std::shared_ptr<const model::bundle_layout> layout(const expert_id& expert) const;
-  [[nodiscard]] const model::checkpoint* checkpoint() const { return checkpoint_.get(); }
+  [[nodiscard]] const std::shared_ptr<const model::checkpoint>& checkpoint() const { return checkpoint_; }
 
   void learn(const model::bundle_layout& layout);
 

@@ -66,12 +66,15 @@ class loader::impl {
   void load(const load_job& job);
   [[nodiscard]] result<finished_load> try_load(const load_job& job);
   [[nodiscard]] result<found_bundle> find(const load_job& job);
-  [[nodiscard]] result<found_bundle> read_checkpoint(const load_job& job);
+  [[nodiscard]] result<std::shared_ptr<const model::checkpoint>> checkpoint_of(const load_job& job);
+  [[nodiscard]] result<found_bundle> read_checkpoint(const load_job& job,
+                                                     std::shared_ptr<const model::checkpoint> from);
   [[nodiscard]] result<found_bundle> fetch(const load_job& job);
   [[nodiscard]] result<found_bundle> fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer);
   [[nodiscard]] result<void> verify(const load_job& job, found_bundle& found);
 
   loader_settings settings_;
+  std::shared_ptr<const model::checkpoint> refreshed_;  // the loader's thread: the newest folder of a refresh
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::variant<load_job, slot_index>> jobs_;  // guarded by mutex_
@@ -149,8 +152,15 @@ result<finished_load> loader::impl::try_load(const load_job& job) {
 result<found_bundle> loader::impl::find(const load_job& job) {
   std::vector<std::string> reasons;
   error last{errc::unavailable, ""};
-  if (settings_.layers->layout(job.content.expert) != nullptr) {
-    auto found = read_checkpoint(job);
+  auto checkpoint = checkpoint_of(job);
+  if (!checkpoint || *checkpoint != nullptr) {
+    auto found = checkpoint ? read_checkpoint(job, *checkpoint) : result<found_bundle>{fail(checkpoint.error())};
+    if (!found && checkpoint && *checkpoint == refreshed_) {
+      // Other files may have taken the place of those that were opened for an earlier refresh.
+      refreshed_.reset();
+      checkpoint = checkpoint_of(job);
+      if (checkpoint) found = read_checkpoint(job, *checkpoint);
+    }
     if (found) {
       counters.loads_from_checkpoint.add();
       return found;
@@ -175,15 +185,34 @@ result<found_bundle> loader::impl::find(const load_job& job) {
   return fail(last.code, fmt::format("{}", fmt::join(reasons, "; then ")));
 }
 
-result<found_bundle> loader::impl::read_checkpoint(const load_job& job) {
+// The one that has this version of the expert; nullptr: none on this node.
+result<std::shared_ptr<const model::checkpoint>> loader::impl::checkpoint_of(const load_job& job) {
+  auto own = settings_.layers->checkpoint();
+  if (job.folder.empty()) {
+    bool has_it = own != nullptr && own->model().find(job.content.expert) != nullptr;
+    return has_it ? own : nullptr;
+  }
+  if (refreshed_ == nullptr || refreshed_->folder() != job.folder) {
+    auto opened = model::checkpoint::open(job.folder);
+    if (!opened) return fail(opened.error());
+    refreshed_ = std::make_shared<const model::checkpoint>(*std::move(opened));
+  }
+  const auto* next = refreshed_->model().find(job.content.expert);
+  const auto* served = own == nullptr ? next : own->model().find(job.content.expert);
+  if (next == nullptr || served == nullptr || next->bytes() != served->bytes() || next->shape != served->shape) {
+    return fail(errc::invalid_request, fmt::format("expert {} of {} has not the shape of the model's own",
+                                                   to_string(job.content.expert), job.folder));
+  }
+  return refreshed_;
+}
+
+result<found_bundle> loader::impl::read_checkpoint(const load_job& job, std::shared_ptr<const model::checkpoint> from) {
   found_bundle found;
-  found.layout = settings_.layers->layout(job.content.expert);
-  found.source = settings_.layers->checkpoint()->folder().string();
+  found.layout = {from, from->model().find(job.content.expert)};
+  found.source = from->folder().string();
   auto buffer = bundle_buffer::make(found.layout->bytes());
   if (!buffer) return fail(buffer.error());
-  if (auto read = settings_.layers->checkpoint()->read_bundle(*found.layout, buffer->bytes()); !read) {
-    return fail(read.error());
-  }
+  if (auto read = from->read_bundle(*found.layout, buffer->bytes()); !read) return fail(read.error());
   found.bytes = std::make_shared<bundle_buffer>(std::move(*buffer));
   if (auto right = verify(job, found); !right) return fail(right.error());
   return found;

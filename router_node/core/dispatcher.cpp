@@ -61,6 +61,7 @@ result<request_id> dispatcher::submit(dispatch_request request, time_point now) 
   const request_id id{++last_id_};
   auto& r = *requests_.emplace(id.value, std::make_unique<request_state>(id, std::move(request))).first->second;
   r.epoch = hosts_.map() ? hosts_.map()->epoch : epoch_number{};
+  r.weights = hosts_.weights_of(r.input.layer);
   r.add_terms();
   wake_at(r.input.deadline, id, 0);
   place_parked(r, now);

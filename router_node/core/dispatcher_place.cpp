@@ -31,11 +31,19 @@ error masked_expert(const expert_id& expert) {
                       to_string(expert), to_string(expert), to_string(expert))};
 }
 
-// False: it cannot be gated any more, and is over.
+// An answer is that of one map: when the layer's masks or weights have changed since its first call, all of it is asked
+// for again. False: it cannot be gated any more, and is over.
 bool dispatcher::gate_anew(request_state& r) {
   const auto is_parked = [](const term& t) { return std::holds_alternative<term_parked>(t.state); };
   const auto& mask = hosts_.gate_mask(r.input.layer);
-  if (!r.input.choose_again || r.input.mask == mask || std::ranges::none_of(r.terms, is_parked)) return true;
+  const bool has_old_mask = r.input.choose_again && r.input.mask != mask;
+  const bool has_old_weights = r.weights != hosts_.weights_of(r.input.layer);
+  if ((!has_old_mask && !has_old_weights) || std::ranges::none_of(r.terms, is_parked)) return true;
+  r.weights = hosts_.weights_of(r.input.layer);
+  if (!r.input.choose_again) {
+    r.begin_anew(r.input.routing, r.input.mask);
+    return true;
+  }
   auto chosen = r.input.choose_again(mask);
   if (!chosen) {
     finish(r, std::move(chosen.error()));
@@ -223,7 +231,9 @@ void dispatcher::emit_call(request_state& r, std::span<const placement> placemen
   out.layer = r.input.layer;
   out.term = map.term;
   out.epoch = map.epoch;
-  if (!r.input.choose_again || r.input.mask == hosts_.gate_mask(r.input.layer)) r.epoch = map.epoch;
+  const bool has_new_weights = r.weights == hosts_.weights_of(r.input.layer);
+  if (has_new_weights && (!r.input.choose_again || r.input.mask == hosts_.gate_mask(r.input.layer)))
+    r.epoch = map.epoch;
   out.time_left = std::chrono::ceil<std::chrono::milliseconds>(r.input.deadline - now);
   fill_call(r, placements, out);
 

@@ -1,6 +1,7 @@
 #include "router_node/core/host_table.hpp"
 
 #include <algorithm>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -15,6 +16,12 @@ host_index host_table::index_of(const node_id& name) {
 }
 
 void host_table::set_map(std::shared_ptr<const cluster_map> map) {
+  std::set<std::uint32_t> changed;
+  for (const auto& expert : map->experts) {
+    const auto* before = map_ ? map_->find(expert.id) : nullptr;
+    if (before != nullptr && before->version != expert.version) changed.insert(expert.id.layer.value);
+  }
+  for (const auto layer : changed) ++weights_[layer];
   map_ = std::move(map);
   by_map_index_.clear();
   for (auto& h : hosts_) h.expected.reset();
@@ -33,6 +40,11 @@ const std::vector<std::uint8_t>& host_table::gate_mask(layer_id layer) const {
   static const std::vector<std::uint8_t> none;
   const auto at = masks_.find(layer.value);
   return at == masks_.end() ? none : at->second;
+}
+
+std::uint64_t host_table::weights_of(layer_id layer) const {
+  const auto at = weights_.find(layer.value);
+  return at == weights_.end() ? 0 : at->second;
 }
 
 host_index host_table::set_link(const node_id& name, link_state link) {

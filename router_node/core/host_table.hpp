@@ -62,6 +62,8 @@ class host_table {
   [[nodiscard]] const std::shared_ptr<const cluster_map>& map() const { return map_; }
   // cluster_map::gate_mask. Valid until the next map.
   [[nodiscard]] const std::vector<std::uint8_t>& gate_mask(layer_id layer) const;
+  // Another number whenever an expert of the layer got another version of its weights.
+  [[nodiscard]] std::uint64_t weights_of(layer_id layer) const;
 
   // Makes the host known if it is not. Returns its index.
   host_index set_link(const node_id& name, link_state link);
@@ -101,6 +103,7 @@ class host_table {
 
   std::shared_ptr<const cluster_map> map_;
   std::unordered_map<std::uint32_t, std::vector<std::uint8_t>> masks_;  // by layer; only layers with masked experts
+  std::unordered_map<std::uint32_t, std::uint64_t> weights_;            // by layer: how often its versions changed
   std::vector<host_index> by_map_index_;                                // index into map_->nodes -> host
   std::vector<host> hosts_;
   std::unordered_map<node_id, host_index> by_name_;

@@ -84,6 +84,7 @@ struct request_state {
   request_id id;
   dispatch_request input;
   epoch_number epoch;
+  std::uint64_t weights{};  // host_table::weights_of: the versions by which its calls go
   std::vector<term> terms;
   std::vector<call> calls;  // the call of attempt n stands at n - 1
   std::vector<exclusion> exclusions;

@@ -118,7 +118,7 @@ struct layer_result {
   std::vector<float> sums;          // [T, H]: routed experts only
   model::routing routing;           // after substitution, before capacity
   std::vector<std::uint8_t> flags;  // [T]
-  epoch_number epoch;  // of the newest map that a call went by, among those whose mask the rows were gated under
+  epoch_number epoch;  // of the newest map that a call went by, among those with the masks and weights of the answer
 };
 
 struct finished_request {

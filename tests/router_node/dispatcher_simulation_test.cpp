@@ -3,7 +3,8 @@
 //
 // Always: every accepted request ends in exactly one outcome, and a result is exactly what its routing says.
 // After healing: every request that waits gets its result.
-// Experts are masked and come back meanwhile: a result is what the gate chooses under the mask of the epoch it names.
+// Experts are masked, come back and get other weights meanwhile: a result is what the gate chooses under the mask of
+// the epoch it names, computed with the weights of that epoch.
 //
 // TROUPE_SIMULATION_SEEDS=n tries n seeds, TROUPE_SIMULATION_SEED=s replays one.
 #include <cmath>
@@ -68,6 +69,7 @@ class simulation {
     if (num_experts_ > top_k_max) {
       for (auto i = pick(0, 6); i > 0; --i) at(milliseconds(0, 8'000), [this] { mask_or_restore(); });
     }
+    for (auto i = pick(0, 6); i > 0; --i) at(milliseconds(0, 8'000), [this] { refresh(); });
     at(10s, [this] { heal(); });
     run_events();
     check_end();
@@ -131,8 +133,9 @@ class simulation {
       if (is_lost) continue;
       for (const auto e : hosts_[h].held) placement[e].push_back(h);
     }
-    dispatcher_.set_map(make_map(++epoch_, placement, incarnations, masked_), now_);
+    dispatcher_.set_map(make_map(++epoch_, placement, incarnations, masked_, versions_), now_);
     masked_at_[epoch_] = masked_;
+    versions_at_[epoch_] = versions_;
   }
 
   void link_up(std::uint32_t h) {
@@ -229,6 +232,16 @@ class simulation {
       for (auto& host : hosts_) host.held.erase(e);
       if (chance(0.5)) publish();  // else with whatever comes next: calls meet "not held"
     });
+  }
+
+  // Some experts get other weights in one epoch. Hosts keep the old ones for a while; then calls for them meet "not
+  // held".
+  void refresh() {
+    for (std::uint32_t e = 0; e < num_experts_; ++e) {
+      if (chance(0.5)) versions_[e] = version_of(versions_, e) + 1;
+    }
+    publish();
+    at(milliseconds(0, 300), [this, kept = versions_] { oldest_held_ = kept; });
   }
 
   void heal() {
@@ -332,10 +345,11 @@ class simulation {
     at(milliseconds(0, slow), [this, moved = std::move(answer)] { deliver(moved); });
   }
 
-  static call_answer honest_answer(const fake_host& host, const outgoing_call& call) {
+  call_answer honest_answer(const fake_host& host, const outgoing_call& call) const {
     std::vector<std::uint32_t> not_held;
     for (const auto& e : call.experts) {
-      if (!host.held.contains(e.expert)) not_held.push_back(e.expert);
+      const bool is_held = host.held.contains(e.expert) && e.version.value >= version_of(oldest_held_, e.expert);
+      if (!is_held) not_held.push_back(e.expert);
     }
     return answer_to(call, not_held);
   }
@@ -362,7 +376,8 @@ class simulation {
   }
 
   void check_result(const expected& wanted, const layer_result& result) {
-    const auto exact = reference(result.routing, wanted.rows);
+    const auto& changed = versions_at_.at(result.epoch.value);
+    const auto exact = reference(result.routing, wanted.rows, changed);
     // Not choosing one that is masked is what the gate says, not an approximation.
     const auto& masked = masked_at_.at(result.epoch.value);
     const auto by_epoch = route(wanted.rows, wanted.routing.top_k, mask_without(masked)).expert_ids;
@@ -380,7 +395,7 @@ class simulation {
       }
       if (is_renormalised) {
         EXPECT_EQ(wanted.policy, degrade::renormalise);
-        EXPECT_TRUE(is_some_renormalisation(result, row)) << "row " << row;
+        EXPECT_TRUE(is_some_renormalisation(result, row, changed)) << "row " << row;
         continue;
       }
       for (std::uint32_t c = 0; c < hidden; ++c) EXPECT_EQ(result.sums[row * hidden + c], exact[row * hidden + c]);
@@ -400,7 +415,7 @@ class simulation {
   }
 
   // Does leaving out some of the row's terms, and scaling the rest to the same sum of weights, give this row?
-  static bool is_some_renormalisation(const layer_result& result, std::uint32_t row) {
+  static bool is_some_renormalisation(const layer_result& result, std::uint32_t row, const versions& changed) {
     const auto k = result.routing.top_k;
     for (std::uint32_t kept = 1; kept < 1U << k; ++kept) {
       float sum_all = 0;
@@ -413,9 +428,9 @@ class simulation {
         sum_all += result.routing.weights[a];
         if ((kept >> j & 1U) == 0) continue;
         sum_kept += result.routing.weights[a];
+        const auto expert = static_cast<std::uint32_t>(result.routing.expert_ids[a]);
         for (std::uint32_t c = 0; c < hidden; ++c) {
-          sums[c] += result.routing.weights[a] *
-                     expert_output(static_cast<std::uint32_t>(result.routing.expert_ids[a]), row, c);
+          sums[c] += result.routing.weights[a] * expert_output(expert, row, c, version_of(changed, expert));
         }
       }
       bool is_equal = sum_kept > 0;
@@ -466,6 +481,9 @@ class simulation {
   std::uint64_t epoch_{};
   std::set<std::uint32_t> masked_;
   std::map<std::uint64_t, std::set<std::uint32_t>> masked_at_;  // by epoch
+  versions versions_;
+  versions oldest_held_;
+  std::map<std::uint64_t, versions> versions_at_;  // by epoch
   std::uint64_t order_{};
   std::priority_queue<event, std::vector<event>, std::greater<>> events_;
   std::map<std::uint64_t, expected> open_;

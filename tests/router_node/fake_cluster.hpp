@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -16,8 +17,15 @@ inline constexpr layer_id layer = layer_id::of(3);
 inline constexpr std::uint32_t hidden = 3;
 
 // Small integers, so that f32 sums of a few hundred of them are exact in any order.
-inline float expert_output(std::uint32_t expert, std::uint32_t row, std::uint32_t column) {
-  return static_cast<float>((expert * 7 + row * 3 + column) % 64) - 20.0F;
+inline float expert_output(std::uint32_t expert, std::uint32_t row, std::uint32_t column, std::uint32_t version = 1) {
+  return static_cast<float>((expert * 7 + row * 3 + column + (version - 1) * 11) % 64) - 20.0F;
+}
+
+// Of experts' weights, those that are not 1.
+using versions = std::map<std::uint32_t, std::uint32_t>;
+inline std::uint32_t version_of(const versions& changed, std::uint32_t expert) {
+  const auto at = changed.find(expert);
+  return at == changed.end() ? 1 : at->second;
 }
 
 // placement[e]: the hosts (by number) that hold expert e. `incarnations[h]` 0: the host is lost. `masked`: experts that
@@ -25,7 +33,8 @@ inline float expert_output(std::uint32_t expert, std::uint32_t row, std::uint32_
 inline std::shared_ptr<const cluster_map> make_map(std::uint64_t epoch,
                                                    const std::vector<std::vector<std::uint32_t>>& placement,
                                                    const std::vector<std::uint64_t>& incarnations,
-                                                   const std::set<std::uint32_t>& masked = {}) {
+                                                   const std::set<std::uint32_t>& masked = {},
+                                                   const versions& changed = {}) {
   auto map = std::make_shared<cluster_map>();
   map->term = {1};
   map->epoch = {epoch};
@@ -39,9 +48,11 @@ inline std::shared_ptr<const cluster_map> make_map(std::uint64_t epoch,
                           .machine_id = {}});
   }
   for (std::uint32_t e = 0; e < placement.size(); ++e) {
-    map_expert expert{.id = {layer, e}, .state = expert_state::active, .version = {1}, .digest = {}, .replicas = {}};
+    const weights_version version{version_of(changed, e)};
+    map_expert expert{
+        .id = {layer, e}, .state = expert_state::active, .version = version, .digest = {}, .replicas = {}};
     expert.masked = masked.contains(e);
-    for (const auto h : placement[e]) expert.replicas.push_back({h, slot_index{e}, weights_version{1}});
+    for (const auto h : placement[e]) expert.replicas.push_back({h, slot_index{e}, version});
     map->experts.push_back(std::move(expert));
   }
   return map;
@@ -59,7 +70,8 @@ inline std::vector<std::byte> compute(const outgoing_call& call, const std::vect
       if (!is_held) continue;
       const auto position = static_cast<std::size_t>(call.row_index[a]);
       for (std::uint32_t c = 0; c < hidden; ++c) {
-        sums[position * hidden + c] += call.gate_weight[a] * expert_output(e.expert, call.rows[position], c);
+        sums[position * hidden + c] +=
+            call.gate_weight[a] * expert_output(e.expert, call.rows[position], c, e.version.value);
       }
     }
   }
@@ -90,15 +102,15 @@ inline call_answer refusal_of(const outgoing_call& call, errc code, std::string 
 }
 
 // What a request with this routing must give: computed in one place, without calls. `scale_to`: see renormalise.
-inline std::vector<float> reference(const model::routing& routing, std::uint32_t rows) {
+inline std::vector<float> reference(const model::routing& routing, std::uint32_t rows, const versions& changed = {}) {
   std::vector<float> sums(std::size_t{rows} * hidden);
   for (std::uint32_t row = 0; row < rows; ++row) {
     for (std::uint32_t j = 0; j < routing.top_k; ++j) {
       const auto a = std::size_t{row} * routing.top_k + j;
       if (routing.expert_ids[a] < 0 || (!routing.dropped.empty() && routing.dropped[a] != 0)) continue;
+      const auto expert = static_cast<std::uint32_t>(routing.expert_ids[a]);
       for (std::uint32_t c = 0; c < hidden; ++c) {
-        sums[row * hidden + c] +=
-            routing.weights[a] * expert_output(static_cast<std::uint32_t>(routing.expert_ids[a]), row, c);
+        sums[row * hidden + c] += routing.weights[a] * expert_output(expert, row, c, version_of(changed, expert));
       }
     }
   }

@@ -44,8 +44,14 @@ admin_command simulated_cluster::random_command() {
   expert_id expert{layer_id::of(static_cast<std::uint32_t>(random_() % shape_.layers)),
                    static_cast<std::uint32_t>(random_() % shape_.experts_per_layer)};
   admin_command command{"cli", fmt::format("command-{}", next_command_++), undrain_node{node(), false}};
-  switch (random_() % 10) {
+  switch (random_() % 12) {
     case 0:
+      break;
+    case 7:
+      command.what = random_refresh();
+      break;
+    case 8:
+      command.what = roll_back_placement{{1 + random_() % (newest_epoch_.value + 1)}, false};
       break;
     case 5:
     case 6:
@@ -67,6 +73,22 @@ admin_command simulated_cluster::random_command() {
       command.what = migrate_expert{expert, node(), std::nullopt, false};
   }
   return command;
+}
+
+// Half of the experts have other weights there; one of three folders is the model's own.
+refresh_weights simulated_cluster::random_refresh() {
+  refresh_weights refresh{"/models/next", std::nullopt, false};
+  if (chance(0.3)) refresh.layer = layer_id::of(static_cast<std::uint32_t>(random_() % shape_.layers));
+  auto content = static_cast<std::byte>(random_() % 3);
+  for (const auto& [layer, gate] : settings_of(shape_).gates) {
+    for (std::uint32_t e = 0; e < gate.num_experts; ++e) {
+      expert_id id{layer, e};
+      auto digest = digest_of(id);
+      if (chance(0.5)) digest[2] = content;
+      refresh.found->push_back({id, digest});
+    }
+  }
+  return refresh;
 }
 
 void simulated_cluster::heal() {
@@ -95,6 +117,10 @@ void simulated_cluster::heal() {
 
 void simulated_cluster::give_up_wishes() {
   if (!coordinator_) return;
+  for (const auto& [number, operation] : coordinator_->state().operations) {
+    if (operation.state == operation_state::running && !operation.changes.empty())
+      command({"cli", fmt::format("heal-{}", next_command_++), cancel_operation{operation_name(number), false}});
+  }
   for (const auto& expert : coordinator_->state().experts) {
     command({"cli", fmt::format("heal-{}", next_command_++), pin_expert{expert.id, false, false}});
     command({"cli", fmt::format("heal-{}", next_command_++),
@@ -151,6 +177,8 @@ void simulated_cluster::check_publication(const cluster_map& map) {
   for (const auto& expert : map.experts) {
     std::set<std::uint32_t> holders;
     for (const auto& replica : expert.replicas) {
+      if (replica.version != expert.version)
+        violate(fmt::format("epoch {} mixes versions of {}", map.epoch.value, to_string(expert.id)));
       if (!holders.insert(replica.node).second)
         violate(fmt::format("two replicas of {} on one node", to_string(expert.id)));
       const auto& holder = map.nodes[replica.node];
@@ -158,6 +186,7 @@ void simulated_cluster::check_publication(const cluster_map& map) {
       if (!node->alive || node->incarnation != holder.incarnation) continue;
       auto held = node->slots.find(replica.slot);
       bool good = held != node->slots.end() && held->second.expert == expert.id && !held->second.wrong_digest &&
+                  held->second.version == expert.version && expert.digest == held->second.digest &&
                   held->second.state == reported_slot_state::ready;
       if (!good) {
         violate(fmt::format("epoch {} names {} in slot {} of {}, which does not hold it", map.epoch.value,
@@ -190,7 +219,9 @@ void simulated_cluster::check_publication(const cluster_map& map) {
       bool lives = truth->alive && truth->incarnation == node.incarnation && held != truth->slots.end() &&
                    held->second.expert == entry.expert && held->second.state == reported_slot_state::ready;
       // One that became ready while this map was being written is in the next map.
-      bool was_routable = lives && verified && std::holds_alternative<slot_retiring>(entry.life);
+      // One of another version than the map's cannot be: its layer has gone over.
+      bool was_routable = lives && verified && std::holds_alternative<slot_retiring>(entry.life) &&
+                          entry.version == map.find(entry.expert)->version;
       const auto& in_map = *map.find(entry.expert);
       if (was_routable && !in_map.masked && in_map.replicas.empty()) {
         violate(fmt::format("epoch {} has no replica of {}, though {} still holds one", map.epoch.value,
@@ -205,13 +236,13 @@ void simulated_cluster::check_beliefs() {
   for (const auto& [name, node] : coordinator_->state().nodes) {
     if (node.slots.size() > node.facts.slots_total && node.is_expert())
       violate(fmt::format("{} is over its slots", name.value));
-    std::set<expert_id> held;
+    std::set<std::pair<expert_id, weights_version>> held;
     std::uint32_t ordered = 0;
     for (const auto& [slot, entry] : node.slots) {
       if (std::holds_alternative<slot_ordered>(entry.life)) ++ordered;
       bool counts =
           !std::holds_alternative<slot_freeing>(entry.life) && !std::holds_alternative<slot_failed>(entry.life);
-      if (counts && !held.insert(entry.expert).second) {
+      if (counts && !held.insert({entry.expert, entry.version}).second) {
         violate(fmt::format("two replicas of {} are planned on {}", to_string(entry.expert), name.value));
       }
     }
@@ -281,6 +312,8 @@ std::string simulated_cluster::unfulfilled() const {
     }
   }
   for (const auto& expert : state.experts) {
+    if (expert.version != expert.wish.version)
+      return fmt::format("{} is still served in version {}", to_string(expert.id), expert.version.value);
     auto count = std::min<std::size_t>(expert.wish.nodes.size(), wanted_replicas(state, expert));
     for (std::size_t n = 0; n < count; ++n) {
       const auto& name = expert.wish.nodes[n];

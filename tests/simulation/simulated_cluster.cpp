@@ -15,11 +15,13 @@ const bool tracing = std::getenv("TROUPE_SIM_TRACE") != nullptr;
 // Far more than a quiet or a disturbed cluster ever has under way.
 constexpr std::size_t agenda_max = 20'000;
 
-sha256_digest digest_of(const expert_id& expert, bool wrong) {
+}  // namespace
+
+// Of what the model's own folder has.
+sha256_digest digest_of(const expert_id& expert) {
   sha256_digest digest{};
   digest[0] = static_cast<std::byte>(expert.layer.value);
   digest[1] = static_cast<std::byte>(expert.index);
-  digest[2] = static_cast<std::byte>(wrong);
   return digest;
 }
 
@@ -35,8 +37,6 @@ cluster_settings settings_of(const cluster_shape& shape) {
   }
   return settings;
 }
-
-}  // namespace
 
 simulated_cluster::simulated_cluster(cluster_shape shape, std::uint64_t seed)
     : shape_(std::move(shape)), random_(seed) {
@@ -269,12 +269,18 @@ void simulated_cluster::load(simulated_node& node, const load_order& order) {
   if (order.slot.value >= node.slots_total)
     return violate(fmt::format("{} was told to load into a slot it lacks", node.name.value));
   bool elsewhere = std::ranges::any_of(node.slots, [&](const auto& item) {
-    return item.first != order.slot && item.second.expert == order.expert &&
+    return item.first != order.slot && item.second.expert == order.expert && item.second.version == order.version &&
            item.second.state != reported_slot_state::failed && item.second.state != reported_slot_state::freeing;
   });
   if (node.slots.contains(order.slot) || elsewhere) return report(node);
   auto number = next_load_++;
-  node.slots[order.slot] = {order.expert, order.version, reported_slot_state::loading, chance(faults_.wrong_digest),
+  if (order.version.value > 1 && (!order.digest || order.folder.empty()))
+    violate(fmt::format("version {} is loaded from nowhere", order.version.value));
+  node.slots[order.slot] = {order.expert,
+                            order.version,
+                            reported_slot_state::loading,
+                            order.version.value > 1 ? *order.digest : digest_of(order.expert),
+                            chance(faults_.wrong_digest),
                             number};
   report(node);
   bool fails = chance(faults_.load_failure);
@@ -296,7 +302,8 @@ void simulated_cluster::load(simulated_node& node, const load_order& order) {
 void simulated_cluster::free(simulated_node& node, const free_order& order) {
   if (!obey(node, order.term, order.command)) return;
   auto at = node.slots.find(order.slot);
-  if (at == node.slots.end() || at->second.expert != order.expert) return report(node);
+  bool is_it = at != node.slots.end() && at->second.expert == order.expert && at->second.version == order.version;
+  if (!is_it) return report(node);
   bool loading = at->second.state == reported_slot_state::loading;
   at->second.state = reported_slot_state::freeing;
   report(node);
@@ -324,7 +331,10 @@ void simulated_cluster::report(simulated_node& node) {
   inventory_report report{node.name, node.incarnation, ++node.sequence, node.term, {}};
   for (const auto& [slot, held] : node.slots) {
     slot_report line{slot, held.expert, held.version, held.state, std::nullopt, 1000, 1100, ""};
-    if (held.state == reported_slot_state::ready) line.digest = digest_of(held.expert, held.wrong_digest);
+    if (held.state == reported_slot_state::ready) {
+      line.digest = held.digest;
+      if (held.wrong_digest) (*line.digest)[31] = std::byte{1};
+    }
     if (held.state == reported_slot_state::failed) line.failure = "simulated";
     report.slots.push_back(std::move(line));
   }
@@ -411,6 +421,7 @@ void simulated_cluster::save(const std::vector<store_record>& records) {
                    [&](const command_record& row) { put(disk_.commands, &command_record::command_id, row); },
                    [&](const wish_record& row) { put(disk_.wishes, &wish_record::expert, row); },
                    [&](const operation_record& row) { put(disk_.operations, &operation_record::number, row); },
+                   [&](const source_record& row) { put(disk_.sources, &source_record::version, row); },
                    [&](const operation_erased& gone) {
                      std::erase_if(disk_.operations, [&](const auto& row) { return row.number == gone.number; });
                    },

@@ -49,6 +49,10 @@ struct cluster_shape {
   bool tight{};  // not enough slots for everything
 };
 
+// Of what the model's own folder has.
+[[nodiscard]] sha256_digest digest_of(const expert_id& expert);
+[[nodiscard]] cluster_settings settings_of(const cluster_shape& shape);
+
 class simulated_cluster {
  public:
   simulated_cluster(cluster_shape shape, std::uint64_t seed);
@@ -79,6 +83,7 @@ class simulated_cluster {
     expert_id expert;
     weights_version version;
     reported_slot_state state{reported_slot_state::loading};
+    sha256_digest digest{};
     bool wrong_digest{};
     std::uint64_t load{};  // number of the load that this is
   };
@@ -140,6 +145,7 @@ class simulated_cluster {
   // -- faults and checks
   void inject();
   [[nodiscard]] admin_command random_command();
+  [[nodiscard]] refresh_weights random_refresh();
   void give_up_wishes();
   void check_order(const node_message& message);
   void check_publication(const cluster_map& map);

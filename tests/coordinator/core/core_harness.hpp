@@ -95,8 +95,8 @@ class core_harness {
     auto& slots = held[name];
     for (auto& message : take_messages(name)) {
       if (const auto* load = std::get_if<load_order>(&message.what)) {
-        slots.push_back({load->slot, load->expert, load->version, reported_slot_state::ready,
-                         digest_of(load->expert.index), 100, 110, ""});
+        auto digest = load->folder.empty() ? digest_of(load->expert.index) : *load->digest;
+        slots.push_back({load->slot, load->expert, load->version, reported_slot_state::ready, digest, 100, 110, ""});
         any = true;
       } else if (const auto* free = std::get_if<free_order>(&message.what)) {
         std::erase_if(slots, [&](const auto& s) { return s.slot == free->slot; });
@@ -237,6 +237,7 @@ class core_harness {
             [&](const operation_erased& r) {
               std::erase_if(disk_.operations, [&](auto& x) { return x.number == r.number; });
             },
+            [&](const source_record& r) { put(disk_.sources, r, [&](auto& x) { return x.version == r.version; }); },
             [&](const node_erased& r) { std::erase_if(disk_.nodes, [&](auto& x) { return x.node == r.node; }); },
             [&](const command_erased& r) {
               std::erase_if(disk_.commands, [&](auto& x) { return x.command_id == r.command_id; });

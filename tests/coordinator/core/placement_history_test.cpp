@@ -119,8 +119,14 @@ TEST(placement_history, a_new_node_is_filled_by_balance) {
 TEST(placement_history, old_epochs_and_long_lists_are_cut) {
   placement_history history;
   for (std::uint64_t epoch = 1; epoch <= placement_history::epochs_max + 3; ++epoch) {
-    history.add({{1}, {epoch}, {}, 0, {}, {}});
+    auto map = std::make_shared<cluster_map>();
+    map->epoch = {epoch};
+    history.add({{1}, {epoch}, {}, 0, {}, {}}, map);
   }
+  auto newest = epoch_number{placement_history::epochs_max + 3};
+  EXPECT_EQ(history.map_of(newest)->epoch, newest);
+  EXPECT_EQ(history.map_of({newest.value - placement_history::maps_max}), nullptr);
+  EXPECT_EQ(history.maps_kept().second, newest);
   EXPECT_EQ(history.epochs().size(), placement_history::epochs_max);
   EXPECT_EQ(history.epochs().front().epoch.value, 4U);
 

@@ -138,13 +138,14 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, errc::wrong_version);
   EXPECT_THAT(newer.error().message, HasSubstr("schema 9"));
-  EXPECT_THAT(newer.error().message, HasSubstr("knows 3"));
+  EXPECT_THAT(newer.error().message, HasSubstr("knows 4"));
 }
 
 TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
   run_sql(file,
-          "DROP TABLE wishes; DROP TABLE operations; ALTER TABLE experts DROP COLUMN masked; PRAGMA user_version = 1");
+          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; ALTER TABLE experts DROP COLUMN masked; "
+          "PRAGMA user_version = 1");
   auto opened = open_sqlite_store(file);
   ASSERT_TRUE(opened) << opened.error().message;
   std::vector<store_record> records{some_operation(1)};

@@ -1,0 +1,236 @@
+#include "coordinator/core/refresh_commands.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "common/limits.hpp"
+#include "coordinator/core/operations.hpp"
+#include "coordinator/core/versions.hpp"
+#include "model/gating.hpp"
+
+namespace troupe::coordinator::refresh_commands {
+namespace {
+
+// One operation on many experts at a time: two would wait for each other's slots.
+result<void> check_alone(const cluster_state& state) {
+  const auto is_one = [](const operation_record& operation) {
+    return operation.state == operation_state::running && !operation.changes.empty();
+  };
+  if (find_in_flight<operation_record>(state, is_one) != nullptr)
+    return fail(errc::in_progress, "an operation on many experts is being written; repeat it");
+  for (const auto& [number, operation] : state.operations) {
+    if (!is_one(operation)) continue;
+    return fail(errc::conflict, fmt::format("{} ({} {}) is under way; wait for it, or cancel it: troupe op cancel {}",
+                                            operation_name(number), to_string(operation.kind), operation.subject,
+                                            operation_name(number)));
+  }
+  return {};
+}
+
+// For `experts` experts: no node takes two replicas of one.
+std::uint64_t free_slots(const cluster_state& state, std::uint64_t experts) {
+  std::uint64_t count = 0;
+  for (const auto& [name, node] : state.nodes) {
+    if (node.removed || !node.is_expert() || node.is_draining() || !std::holds_alternative<node_serving>(node.life))
+      continue;
+    auto used = std::min<std::size_t>(node.slots.size(), node.facts.slots_total);
+    count += std::min<std::uint64_t>(node.facts.slots_total - used, experts);
+  }
+  return count;
+}
+
+std::uint32_t replicas_under(const cluster_state& state, const expert_wish& wish) {
+  return wish.presence == expert_presence::active ? wish.replicas.value_or(state.settings.replication) : 0;
+}
+
+// The replicas that are loaded anew for these changes.
+std::uint64_t loads_of(const cluster_state& state, const wish_change& change) {
+  if (change.before.version != change.after.version) return replicas_under(state, change.after);
+  auto before = replicas_under(state, change.before);
+  auto after = replicas_under(state, change.after);
+  return after > before ? after - before : 0;
+}
+
+// A layer goes over as a whole: all its new replicas stand beside the old ones for a moment.
+result<void> check_room(const cluster_state& state, const std::vector<wish_change>& changes) {
+  struct need {
+    std::uint64_t slots{};
+    std::uint64_t experts{};
+  };
+  std::map<layer_id, need> needed;
+  for (const auto& change : changes) {
+    auto loads = loads_of(state, change);
+    needed[change.expert.layer].slots += loads;
+    needed[change.expert.layer].experts += loads > 0 ? 1 : 0;
+  }
+  for (const auto& [layer, of_layer] : needed) {
+    auto free = free_slots(state, of_layer.experts);
+    if (of_layer.slots <= free) continue;
+    return fail(errc::conflict,
+                fmt::format("{} replicas of layer {} are loaded beside those in use and need as many free slots; {} "
+                            "are free; add a node, or give the nodes more slots",
+                            of_layer.slots, to_string(layer), free));
+  }
+  return {};
+}
+
+result<decision> begin(const cluster_state& state, operation_record operation, command_outcome outcome) {
+  for (const auto& change : operation.changes) {
+    if (auto is_free = expert_commands::free_expert(state, change.expert); !is_free) return fail(is_free.error());
+    auto loads = loads_of(state, change);
+    outcome.replicas_to_move += static_cast<std::uint32_t>(loads);
+    outcome.bytes_to_move += loads * state.find(change.expert)->bundle_bytes;
+  }
+  if (auto room = check_room(state, operation.changes); !room) return fail(room.error());
+  operation.number = state.last_operation + 1;
+  outcome.operation = operation_name(operation.number);
+  outcome.verb = to_string(operation.kind);
+  outcome.state = "running";
+  outcome.experts = static_cast<std::uint32_t>(operation.changes.size());
+  return decision{std::move(outcome), {std::move(operation)}};
+}
+
+decision nothing_to_do(operation_kind kind, std::string message) {
+  command_outcome outcome;
+  outcome.verb = to_string(kind);
+  outcome.state = "done";
+  outcome.message = std::move(message);
+  return {std::move(outcome), {}};
+}
+
+// The wish as it is, with the digest that makes it possible to come back to its version.
+expert_wish wish_to_return_to(const expert_entry& expert) {
+  auto wish = expert.wish;
+  if (!wish.digest) wish.digest = versions::digest_of(expert, wish.version);
+  return wish;
+}
+
+result<std::vector<wish_change>> changes_of(const cluster_state& state, const refresh_weights& what,
+                                            weights_version version) {
+  std::vector<wish_change> changes;
+  for (const auto& found : *what.found) {
+    if (what.layer && found.expert.layer != *what.layer) continue;
+    auto expert = expert_commands::known_expert(state, found.expert);
+    if (!expert) return fail(expert.error());
+    auto before = wish_to_return_to(**expert);
+    if (before.digest == found.digest) continue;
+    if (!before.digest && is_present(**expert)) {
+      return fail(errc::in_progress, fmt::format("expert {} has not been loaded yet; wait until the cluster serves",
+                                                 to_string(found.expert)));
+    }
+    auto after = before;
+    after.version = version;
+    after.digest = found.digest;
+    changes.push_back({found.expert, std::move(before), std::move(after)});
+  }
+  return changes;
+}
+
+std::size_t layers_in(const std::vector<wish_change>& changes) {
+  std::set<layer_id> layers;
+  for (const auto& change : changes) layers.insert(change.expert.layer);
+  return layers.size();
+}
+
+// What the expert was in that map, as a wish; as far as it differs from what it is now.
+expert_wish wish_of(const cluster_state& state, const expert_entry& expert, const cluster_map& then,
+                    const map_expert& was) {
+  auto wish = wish_to_return_to(expert);
+  if (was.masked && is_present(expert)) wish.presence = expert_presence::pruned;
+  if (!was.masked) wish.presence = expert_presence::active;
+  if (wish.version != was.version && was.digest) {
+    wish.version = was.version;
+    wish.digest = was.digest;
+  }
+  std::vector<node_id> nodes;
+  for (const auto& replica : was.replicas) nodes.push_back(then.nodes[replica.node].name);
+  if (nodes.empty()) return wish;
+  const auto* now = state.published->find(expert.id);
+  std::vector<node_id> places;
+  if (now != nullptr) {
+    for (const auto& replica : now->replicas) places.push_back(state.published->nodes[replica.node].name);
+  }
+  std::ranges::sort(nodes);
+  std::ranges::sort(places);
+  if (nodes == places && wish.version == expert.version) return wish;
+  wish.nodes = nodes;
+  wish.replicas.reset();
+  if (nodes.size() != state.settings.replication) wish.replicas = static_cast<std::uint32_t>(nodes.size());
+  return wish;
+}
+
+// Would every row find its experts among those that took part then?
+result<void> check_gates(const cluster_state& state, const cluster_map& then) {
+  for (const auto& [layer, gate] : state.settings.gates) {
+    auto mask = then.gate_mask(layer);
+    if (mask.empty()) continue;
+    if (auto enough = model::check_mask(gate, mask); !enough)
+      return fail(errc::conflict, fmt::format("epoch {} masked too many experts of layer {}: {}", then.epoch.value,
+                                              to_string(layer), enough.error().message));
+  }
+  return {};
+}
+
+}  // namespace
+
+result<decision> check(const cluster_state& state, const refresh_weights& what) {
+  if (what.folder.empty() || what.folder.front() != '/')
+    return fail(errc::invalid_request, "a refresh needs the absolute path of a checkpoint folder: --from DIR");
+  if (what.layer) {
+    if (auto known = expert_commands::known_expert(state, {*what.layer, 0}); !known) return fail(known.error());
+  }
+  if (!what.found) return fail(what.found.error());
+  if (auto alone = check_alone(state); !alone) return fail(alone.error());
+  auto version = versions::next(state);
+  auto changes = changes_of(state, what, version);
+  if (!changes) return fail(changes.error());
+  if (changes->empty())
+    return nothing_to_do(operation_kind::refresh,
+                         fmt::format("the experts in {} are those that are served; nothing to do", what.folder));
+  command_outcome outcome;
+  outcome.message = fmt::format("{} experts of {} layers go over to version {}, layer by layer", changes->size(),
+                                layers_in(*changes), version.value);
+  source_record source{version, what.folder, state.last_operation + 1, static_cast<std::uint32_t>(changes->size())};
+  operation_record operation;
+  operation.kind = operation_kind::refresh;
+  operation.subject = what.folder;
+  operation.changes = std::move(*changes);
+  auto decided = begin(state, std::move(operation), std::move(outcome));
+  if (decided) decided->records.emplace_back(std::move(source));
+  return decided;
+}
+
+result<decision> check(const cluster_state& state, const roll_back_placement& what) {
+  auto then = state.history.map_of(what.epoch);
+  if (then == nullptr) {
+    auto [oldest, newest] = state.history.maps_kept();
+    return fail(errc::not_found,
+                newest.value == 0
+                    ? fmt::format("epoch {} is not remembered: none was published since this coordinator started",
+                                  what.epoch.value)
+                    : fmt::format("epoch {} is not remembered; there are {}-{}, see troupe placement history",
+                                  what.epoch.value, oldest.value, newest.value));
+  }
+  if (auto alone = check_alone(state); !alone) return fail(alone.error());
+  if (auto enough = check_gates(state, *then); !enough) return fail(enough.error());
+  operation_record operation;
+  operation.kind = operation_kind::rollback;
+  operation.subject = fmt::format("epoch {}", what.epoch.value);
+  for (const auto& expert : state.experts) {
+    const auto* was = then->find(expert.id);
+    if (was == nullptr) continue;
+    auto before = wish_to_return_to(expert);
+    auto after = wish_of(state, expert, *then, *was);
+    if (!(after == before)) operation.changes.push_back({expert.id, std::move(before), std::move(after)});
+  }
+  if (operation.changes.empty())
+    return nothing_to_do(operation_kind::rollback,
+                         fmt::format("the placement is that of epoch {} already", what.epoch.value));
+  command_outcome outcome;
+  outcome.message = fmt::format("{} experts go back to where and what they were in epoch {}", operation.changes.size(),
+                                what.epoch.value);
+  return begin(state, std::move(operation), std::move(outcome));
+}
+
+}  // namespace troupe::coordinator::refresh_commands

@@ -1,0 +1,29 @@
+// Versions of weights. An expert is served in one version, the map's; while a refresh is under way it is wanted in
+// another one, which is loaded beside it. A layer goes over as a whole, in one epoch, once every expert of it that is
+// to change has all its replicas: no row ever meets two versions of a layer.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <string>
+
+#include "coordinator/core/cluster_state.hpp"
+
+namespace troupe::coordinator::versions {
+
+// What a replica of that version must have; none: not known yet.
+[[nodiscard]] std::optional<sha256_digest> digest_of(const expert_entry& expert, weights_version version);
+// Served, or wanted.
+[[nodiscard]] bool is_current(const expert_entry& expert, weights_version version);
+// Where it is read from; empty: the model's own folder.
+[[nodiscard]] std::string folder_of(const cluster_state& state, weights_version version);
+// The number of the next one.
+[[nodiscard]] weights_version next(const cluster_state& state);
+
+// With how many replicas its layer may go over: those that serve now, as far as they are still wanted. 0: of an expert
+// that does not take part.
+[[nodiscard]] std::size_t replicas_to_flip(const cluster_state& state, const expert_entry& expert);
+// The layers that the next map serves in the wanted versions.
+[[nodiscard]] std::set<layer_id> layers_to_flip(const cluster_state& state);
+
+}  // namespace troupe::coordinator::versions

@@ -1,0 +1,209 @@
+"""Weights change while rows flow (issue 5, "Must show" 7): each answer is that of the version of its epoch, what is wrong is
+refused with the old version serving, and there is a way back."""
+import collections
+import itertools
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from support import safetensors
+from support.golden import TOLERANCE, relative_error
+from support.load import Clients
+from support.random_model import MixtralTwin
+from support.waiting import wait_until
+
+SLOTS = 24  # of 16 experts in each of 2 layers, on three nodes: a layer fits in beside what there is
+CHANGED = {0: (1, 3, 4, 9), 1: tuple(range(16))}  # layer -> experts with other weights
+
+
+def name_of(layer, expert, matrix):
+    return f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{matrix}.weight"
+
+
+def write_variant(model, folder, seed, change=None):
+    """The model with other weights for the experts of CHANGED; `change(tensors, config)` may spoil it."""
+    random = np.random.default_rng(seed)
+    tensors = dict(model.tensors)
+    for layer, experts in CHANGED.items():
+        for expert in experts:
+            for matrix in ("w1", "w2", "w3"):
+                old = tensors[name_of(layer, expert, matrix)]
+                scale = np.float32(old.shape[1] ** -0.5)
+                tensors[name_of(layer, expert, matrix)] = random.standard_normal(old.shape, np.float32) * scale
+    config = json.loads((model.folder / "config.json").read_text())
+    if change is not None:
+        change(tensors, config)
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(safetensors.encode(tensors, bf16=set(tensors)))
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def variants(random_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("variants")
+    return [MixtralTwin(write_variant(random_model, folder / f"next-{seed}", seed)) for seed in (1, 2)]
+
+
+class VersionedLoad(Clients):
+    """As a context manager: clients whose answers must each be what one of the models gives; which one may depend on the
+    layer and on the epoch that the answer names, and on nothing else."""
+
+    def __init__(self, cluster, models, clients=2):
+        super().__init__(clients, 120)
+        self.cluster, self.clients, self.answers, self.failures = cluster, clients, 0, []
+        self.explained_by = collections.defaultdict(lambda: set(range(len(models))))
+        self.batches = []
+        for i in range(8):
+            layer = models[0].layers[i % len(models[0].layers)]
+            hidden = models[0].rows(32, 900 + i)
+            self.batches.append((layer, hidden, [model.compute(layer, hidden) for model in models]))
+
+    def _run(self, number):
+        with self.cluster.connect() as client:
+            for turn in itertools.count(number, self.clients):
+                if self._stop.is_set():
+                    return
+                self._send(client, *self.batches[turn % len(self.batches)])
+
+    def _send(self, client, layer, hidden, expected):
+        try:
+            answer = client.layer(layer, hidden, timeout=30)
+        except Exception as problem:  # every kind of failure is a lost row
+            with self._lock:
+                self.failures.append(repr(problem))
+            return
+        right = {number for number, output in enumerate(expected)
+                 if relative_error(answer.output, output) <= TOLERANCE["f32"]}
+        with self._lock:
+            self.answers += 1
+            self.explained_by[layer, answer.epoch] &= right
+            if answer.flags.any() or not self.explained_by[layer, answer.epoch]:
+                self.failures.append(f"layer {layer}, epoch {answer.epoch}: no version explains the answers")
+
+    def go_on(self, count=20):
+        before = self.answers
+        wait_until(lambda: self.answers >= before + count or self.failures, 60, "the load goes on")
+        assert self.failures == []
+
+
+def versions(cluster):
+    return {(expert["layer"], expert["expert"]): expert["version"] for expert in cluster.experts()}
+
+
+def assert_serves(cluster, model, seed=77):
+    with cluster.connect() as client:
+        for layer in model.layers:
+            hidden = model.rows(24, seed)
+            assert relative_error(client.layer(layer, hidden, timeout=30).output,
+                                  model.compute(layer, hidden)) <= TOLERANCE["f32"]
+
+
+def test_every_answer_is_that_of_the_version_of_its_epoch(random_model, variants, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    models = [random_model, *variants]
+    with VersionedLoad(cluster, models) as load:
+        load.go_on()
+        epoch = cluster.status()["epoch"]
+        for number, variant in enumerate(variants, 2):
+            done = cluster.json("refresh", "now", "--from", str(variant.folder))
+            assert (done["state"], done["kind"], done["experts"]) == ("done", "refresh", 20)
+            serving = versions(cluster)
+            assert {expert for expert, version in serving.items() if version == number} == {
+                (layer, expert) for layer, experts in CHANGED.items() for expert in experts}
+            assert_serves(cluster, variant)
+            load.go_on()
+        back = cluster.json("placement", "rollback", str(epoch))
+        assert back["state"] == "done"
+        assert set(versions(cluster).values()) == {1}
+        assert_serves(cluster, random_model)
+        load.go_on()
+    assert load.failures == []
+    seen = set().union(*(numbers for numbers in load.explained_by.values() if len(numbers) == 1))
+    assert seen == {0, 1, 2}, "the load met every version"
+    history = cluster.json("refresh", "history")["items"]
+    assert [(item["version"], item["state"], item["experts"]) for item in history] == [(2, "done", 20), (3, "done", 20)]
+    assert [item["from"] for item in history] == [str(variant.folder) for variant in variants]
+
+
+def spoil_nan(tensors, _):
+    tensors[name_of(1, 5, "w2")] = tensors[name_of(1, 5, "w2")].copy()
+    tensors[name_of(1, 5, "w2")][3, 7] = np.nan
+
+
+def spoil_shape(tensors, config):
+    config["intermediate_size"] //= 2
+    for name in tensors:
+        if ".w1." in name or ".w3." in name:
+            tensors[name] = tensors[name][: config["intermediate_size"]]
+        if ".w2." in name:
+            tensors[name] = np.ascontiguousarray(tensors[name][:, : config["intermediate_size"]])
+
+
+def spoil_gate(tensors, _):
+    name = "model.layers.0.block_sparse_moe.gate.weight"
+    tensors[name] = tensors[name] * 2
+
+
+def test_what_is_wrong_is_refused_with_the_old_version_serving(random_model, variants, start_cluster, tmp_path):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    bad = {name: write_variant(random_model, tmp_path / name, 5, spoil)
+           for name, spoil in (("nan", spoil_nan), ("shape", spoil_shape), ("gate", spoil_gate))}
+    # Digests of other weights than those that lie beside them.
+    assert cluster.run("model", "verify", str(variants[0].folder), "--write").returncode == 0
+    bad["digest"] = write_variant(random_model, tmp_path / "digest", 6)
+    shutil.move(variants[0].folder / "expert-digests.json", bad["digest"] / "expert-digests.json")
+    expected = {"nan": ("1/5", "NaN"), "shape": ("intermediate_size", "expected"),
+                "gate": ("block_sparse_moe.gate.weight", "differs"), "digest": ("expert 0/1", "manifest")}
+    bad["nowhere"], expected["nowhere"] = tmp_path / "nowhere", ("nowhere",)
+    with VersionedLoad(cluster, [random_model]) as load:
+        for name, folder in bad.items():
+            refused = cluster.run("refresh", "now", "--from", str(folder))
+            assert refused.returncode != 0
+            for words in expected[name]:
+                assert words in refused.stderr, f"{name}: {refused.stderr}"
+        load.go_on()
+    assert load.failures == []
+    assert set(versions(cluster).values()) == {1}
+    assert cluster.json("op", "list")["items"] == []
+    assert cluster.json("refresh", "history")["items"] == []
+
+
+def test_a_folder_that_vanishes_leaves_the_old_version(random_model, variants, start_cluster, tmp_path):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    folder = tmp_path / "next"
+    shutil.copytree(variants[0].folder, folder)
+    # Stopped nodes read nothing until the folder is gone.
+    nodes = [f"expert-{n}" for n in range(3)]
+    for node in nodes:
+        cluster.signal(node, signal.SIGSTOP)
+    started = cluster.json("refresh", "now", "--from", str(folder), "--no-wait")
+    shutil.rmtree(folder)
+    for node in nodes:
+        cluster.signal(node, signal.SIGCONT)
+    watched = cluster.run("op", "watch", started["operation"], timeout=120)
+    assert "rolled_back" in watched.stdout + watched.stderr
+    assert str(folder) in cluster.json("op", "show", started["operation"])["reason"]
+    cluster.wait_complete(1)
+    assert set(versions(cluster).values()) == {1}
+    assert_serves(cluster, random_model)
+
+
+@pytest.mark.parametrize("victim", ["coordinator", "expert-1"])
+def test_killed_in_the_middle_it_still_ends(random_model, variants, start_cluster, victim):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    started = cluster.json("refresh", "now", "--from", str(variants[0].folder), "--no-wait")
+    cluster.kill(victim)
+    cluster.start_missing()
+
+    def state():
+        shown = cluster.run("op", "show", started["operation"], "-o", "json")
+        return json.loads(shown.stdout)["state"] if shown.returncode == 0 else "unknown"
+
+    wait_until(lambda: state() in ("done", "rolled_back"), 90, "the refresh has ended")
+    cluster.wait_complete(1)
+    served = variants[0] if state() == "done" else random_model
+    assert_serves(cluster, served)

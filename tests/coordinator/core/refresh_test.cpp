@@ -1,0 +1,292 @@
+// Other weights for experts that serve: layer by layer, taken back, refused, resumed.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "coordinator/core/operations.hpp"
+#include "tests/coordinator/core/core_harness.hpp"
+
+namespace troupe::coordinator::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint32_t experts_per_layer = 3;
+
+cluster_settings two_layers(std::uint32_t replication = 1) {
+  auto settings = settings_of(0, replication, 2);
+  for (std::uint32_t layer = 0; layer < 2; ++layer) {
+    for (std::uint32_t e = 0; e < experts_per_layer; ++e) settings.experts.push_back({{layer_id::of(layer), e}, 100});
+    settings.gates[layer_id::of(layer)].num_experts = experts_per_layer;
+    settings.gates[layer_id::of(layer)].top_k = 1;
+  }
+  return settings;
+}
+
+core_harness two_nodes(std::uint32_t slots = 8, durable_state durable = {}) {
+  core_harness h(two_layers(), std::move(durable));
+  for (const char* name : {"a", "b"}) h.add_expert_node(name, slots);
+  h.add_router("r");
+  h.converge();
+  return h;
+}
+
+// A folder in which the experts with these indices have other weights, in every layer.
+refresh_weights from_folder(std::set<std::uint32_t> others, std::uint8_t content = 7) {
+  refresh_weights refresh{"/next", std::nullopt, false};
+  for (std::uint32_t layer = 0; layer < 2; ++layer) {
+    for (std::uint32_t e = 0; e < experts_per_layer; ++e) {
+      auto digest = digest_of(e);
+      if (others.contains(e)) digest[31] = std::byte{content};
+      refresh.found->push_back({{layer_id::of(layer), e}, digest});
+    }
+  }
+  return refresh;
+}
+
+// "1 2 1 | 1 1 1": the versions that the published map serves.
+std::string served(const core_harness& h) {
+  std::string text;
+  for (const auto& expert : h.state().published->experts) {
+    if (expert.id.index == 0 && !text.empty()) text += "| ";
+    text += fmt::format("{} ", expert.version.value);
+    for (const auto& replica : expert.replicas) EXPECT_EQ(replica.version, expert.version);
+    EXPECT_FALSE(expert.replicas.empty()) << to_string(expert.id) << " is unroutable";
+  }
+  if (!text.empty()) text.pop_back();
+  return text;
+}
+
+const operation_record& newest(const core_harness& h) { return h.state().operations.rbegin()->second; }
+std::size_t slots_used(const core_harness& h) {
+  return h.state().nodes.at({"a"}).slots.size() + h.state().nodes.at({"b"}).slots.size();
+}
+std::string why(const result<command_outcome>& answer) { return answer ? "" : answer.error().message; }
+
+TEST(refresh, a_layer_goes_over_as_a_whole_and_the_next_one_after_it) {
+  auto h = two_nodes();
+  auto answer = h.command(from_folder({0, 2}));
+  ASSERT_TRUE(answer) << why(answer);
+  EXPECT_EQ(answer->experts, 4U);
+  EXPECT_EQ(answer->bytes_to_move, 400U);
+  std::vector<std::string> seen;
+  for (int round = 0; round < 200; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    // One node after the other, so that a layer is half loaded for a while.
+    static_cast<void>(h.obey(round % 2 == 0 ? "a" : "b"));
+    if (round % 5 == 0) h.acknowledge("r");
+    if (seen.empty() || seen.back() != served(h)) seen.push_back(served(h));
+  }
+  EXPECT_THAT(seen, ::testing::ElementsAre("1 1 1 | 1 1 1", "2 1 2 | 1 1 1", "2 1 2 | 2 1 2"));
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_EQ(slots_used(h), 6U) << "the old version is freed";
+  EXPECT_EQ(h.state().sources.at({2}).folder, "/next");
+  EXPECT_EQ(h.state().sources.at({2}).state, operation_state::done);
+}
+
+TEST(refresh, new_replicas_are_loaded_from_the_folder_with_their_digest) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({1})));
+  h.pass(1s);
+  std::size_t loads = 0;
+  for (const char* node : {"a", "b"}) {
+    for (const auto& message : h.take_messages(node)) {
+      const auto* load = std::get_if<load_order>(&message.what);
+      if (load == nullptr) continue;
+      ++loads;
+      EXPECT_EQ(load->folder, "/next");
+      EXPECT_EQ(load->version.value, 2U);
+      EXPECT_EQ(load->digest.value()[31], std::byte{7});
+    }
+  }
+  EXPECT_GE(loads, 1U);
+}
+
+TEST(refresh, the_old_version_stays_until_every_router_knows) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0})));
+  for (int round = 0; round < 40; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    for (const char* node : {"a", "b"}) static_cast<void>(h.obey(node));
+  }
+  EXPECT_EQ(served(h), "2 1 1 | 1 1 1");
+  EXPECT_EQ(slots_used(h), 7U) << "the router may still use the old replica";
+  EXPECT_EQ(operations::look(h.state(), newest(h)).at, operations::step::drain);
+  h.converge();
+  EXPECT_EQ(served(h), "2 1 1 | 2 1 1");
+}
+
+TEST(refresh, the_same_weights_change_nothing) {
+  auto h = two_nodes();
+  auto answer = h.command(from_folder({}));
+  ASSERT_TRUE(answer) << why(answer);
+  EXPECT_EQ(answer->state, "done");
+  EXPECT_TRUE(answer->operation.empty());
+  EXPECT_TRUE(h.state().operations.empty());
+}
+
+TEST(refresh, only_the_named_layer) {
+  auto h = two_nodes();
+  auto refresh = from_folder({0, 1});
+  refresh.layer = layer_id::of(1);
+  ASSERT_TRUE(h.command(refresh));
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 1 | 2 2 1");
+  refresh.layer = layer_id::of(9);
+  EXPECT_THAT(why(h.command(refresh)), HasSubstr("layer 9 is no MoE layer"));
+}
+
+TEST(refresh, what_is_wrong_with_the_folder_is_the_answer) {
+  auto h = two_nodes();
+  auto refresh = from_folder({});
+  refresh.found = fail(errc::corrupt, "expert 0/1 has SHA-256 aa, the manifest says bb");
+  auto answer = h.command(refresh);
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code, errc::corrupt);
+  EXPECT_TRUE(h.state().operations.empty());
+  EXPECT_TRUE(h.state().sources.empty());
+}
+
+TEST(refresh, needs_room_for_a_whole_layer_beside_the_old_one) {
+  auto h = two_nodes(4);
+  EXPECT_THAT(
+      why(h.command(from_folder({0, 1, 2}))),
+      HasSubstr("3 replicas of layer 0 are loaded beside those in use and need as many free slots; 2 are free"));
+  ASSERT_TRUE(h.command(from_folder({0, 1})));
+  h.converge();
+  EXPECT_EQ(served(h), "2 2 1 | 2 2 1");
+}
+
+TEST(refresh, a_full_disk_refuses_it) {
+  auto h = two_nodes();
+  h.store_failure = error{errc::no_space, "disk full"};
+  auto answer = h.command(from_folder({0}));
+  ASSERT_FALSE(answer);
+  EXPECT_EQ(answer.error().code, errc::no_space);
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+  h.store_failure.reset();
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+  EXPECT_TRUE(h.state().operations.empty());
+}
+
+TEST(refresh, keeps_other_commands_off_its_experts_and_other_refreshes) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0})));
+  EXPECT_THAT(why(h.command(migrate_expert{{layer_id::of(1), 0}, {"a"}, std::nullopt, false})), HasSubstr("op-1"));
+  EXPECT_THAT(why(h.command(from_folder({1}))), HasSubstr("op-1 (refresh /next) is under way"));
+}
+
+TEST(refresh, cancelled_in_the_middle_it_goes_back) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0, 1})));
+  for (int round = 0; round < 100 && served(h) != "2 2 1 | 1 1 1"; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    for (const char* node : {"a", "b"}) static_cast<void>(h.obey(node));
+  }
+  ASSERT_TRUE(h.command(cancel_operation{"op-1", false}));
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+  EXPECT_EQ(newest(h).state, operation_state::cancelled);
+  EXPECT_EQ(h.state().sources.at({2}).state, operation_state::cancelled);
+  EXPECT_EQ(slots_used(h), 6U);
+  // The number is not used again.
+  ASSERT_TRUE(h.command(from_folder({2})));
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 3 | 1 1 3");
+}
+
+TEST(refresh, weights_that_no_node_can_load_leave_the_old_ones) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0, 1})));
+  for (int round = 0; round < 3000 && newest(h).state == operation_state::running; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    for (const char* node : {"a", "b"}) {
+      auto& slots = h.held[node];
+      for (auto& message : h.take_messages(node)) {
+        const auto* load = std::get_if<load_order>(&message.what);
+        const auto* free = std::get_if<free_order>(&message.what);
+        if (load != nullptr)
+          slots.push_back({load->slot, load->expert, load->version, reported_slot_state::failed, {}, 100, 0, "gone"});
+        if (free != nullptr) std::erase_if(slots, [&](const auto& s) { return s.slot == free->slot; });
+      }
+      h.report(node, slots);
+    }
+    h.acknowledge("r");
+    EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+  }
+  EXPECT_EQ(newest(h).state, operation_state::rolled_back);
+  EXPECT_THAT(newest(h).reason, HasSubstr("could not load it: gone"));
+  EXPECT_EQ(h.state().sources.at({2}).state, operation_state::rolled_back);
+}
+
+TEST(refresh, goes_on_after_a_restart_of_the_coordinator) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0, 2})));
+  for (int round = 0; round < 100 && served(h) != "2 1 2 | 1 1 1"; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    for (const char* node : {"a", "b"}) static_cast<void>(h.obey(node));
+  }
+  core_harness again(two_layers(), h.disk());
+  for (const char* node : {"a", "b"}) {
+    again.join(node);
+    again.beating[node] = 1;
+    again.report(node, h.held[node]);
+  }
+  again.add_router("r");
+  again.converge();
+  again.pass(limits::restart_grace);  // nothing is freed before routers have had time to come back
+  again.converge();
+  EXPECT_EQ(served(again), "2 1 2 | 2 1 2");
+  EXPECT_EQ(newest(again).state, operation_state::done);
+  EXPECT_EQ(slots_used(again), 6U);
+}
+
+TEST(refresh, a_pruned_expert_comes_back_with_the_new_weights) {
+  auto h = two_nodes();
+  expert_id expert{layer_id::of(0), 1};
+  ASSERT_TRUE(h.command(change_presence{expert, change_presence::verb::prune, false}));
+  h.converge();
+  ASSERT_TRUE(h.command(from_folder({1})));
+  h.converge();
+  ASSERT_TRUE(h.command(change_presence{expert, change_presence::verb::restore, false}));
+  h.converge();
+  EXPECT_EQ(served(h), "1 2 1 | 1 2 1");
+  EXPECT_EQ(h.state().published->find(expert)->digest.value()[31], std::byte{7});
+}
+
+TEST(placement_rollback, goes_back_to_versions_places_and_masks) {
+  auto h = two_nodes();
+  auto before = *h.state().published;
+  expert_id moved{layer_id::of(0), 0};
+  auto home = before.nodes[before.find(moved)->replicas.front().node].name;
+  ASSERT_TRUE(h.command(migrate_expert{moved, {home.value == "a" ? "b" : "a"}, std::nullopt, false}));
+  ASSERT_TRUE(h.command(change_presence{{layer_id::of(1), 2}, change_presence::verb::prune, false}));
+  h.converge();
+  ASSERT_TRUE(h.command(from_folder({0, 1})));
+  h.converge();
+  EXPECT_NE(h.state().published->find(moved)->version, before.find(moved)->version);
+
+  auto answer = h.command(roll_back_placement{before.epoch, false});
+  ASSERT_TRUE(answer) << why(answer);
+  h.converge();
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+  for (const auto& expert : before.experts) {
+    const auto& now = *h.state().published->find(expert.id);
+    EXPECT_EQ(now.masked, expert.masked);
+    EXPECT_EQ(now.digest, expert.digest);
+    ASSERT_EQ(now.replicas.size(), expert.replicas.size());
+    EXPECT_EQ(h.state().published->nodes[now.replicas.front().node].name,
+              before.nodes[expert.replicas.front().node].name)
+        << to_string(expert.id);
+  }
+}
+
+TEST(placement_rollback, says_which_epochs_are_remembered) {
+  auto h = two_nodes();
+  EXPECT_THAT(why(h.command(roll_back_placement{{77}, false})), HasSubstr("epoch 77 is not remembered; there are 1-"));
+}
+
+}  // namespace
+}  // namespace troupe::coordinator::testing
