@@ -17,14 +17,20 @@ class Batch:
     expected: np.ndarray
 
 
-def batches_of(model, count, rows, seed):
-    """Precomputed, so that the load costs nothing but the cluster's work. `rows`: a number, or (smallest, largest)."""
+def batches_of(model, count, rows, seed, avoid=()):
+    """Precomputed, so that the load costs nothing but the cluster's work. `rows`: a number, or (smallest, largest). Without
+    rows that choose one of the experts `avoid`, pairs (layer, expert)."""
     random = np.random.default_rng(seed)
     made = []
     for i in range(count):
         layer = model.layers[i % len(model.layers)]
         size = rows if isinstance(rows, int) else int(random.integers(rows[0], rows[1] + 1))
         hidden = model.rows(size, seed * 1000 + i)
+        avoided = [expert for of, expert in avoid if of == layer]
+        if avoided:
+            more = model.rows(64 * size, seed * 1000 + i)
+            hidden = more[~np.isin(model.choose(layer, more)[0], avoided).any(1)][:size]
+            assert len(hidden) == size
         made.append(Batch(layer, hidden, model.choose(layer, hidden)[0], model.compute(layer, hidden)))
     return made
 
