@@ -28,9 +28,9 @@ T must(result<T> value) {
 }
 
 // As an expert node opens one: the checkpoint's bytes out of the slot, once per transfer.
-result<expert::open_bundle> open_slot(const compute::device& device,
-                                      std::shared_ptr<const model::bundle_layout> layout) {
-  auto buffer = expert::bundle_buffer::make(layout->bytes());
+result<expert::open_bundle> open_slot(const compute::device& device, std::shared_ptr<const model::bundle_layout> layout,
+                                      const expert::peer_server_settings::make_room& make_room) {
+  auto buffer = make_room(layout->bytes());
   if (!buffer) return fail(buffer.error());
   if (auto read = device.export_bundle({0}, *layout, buffer->bytes()); !read) return fail(read.error());
   return expert::open_bundle{std::move(layout), std::move(*buffer)};
@@ -65,7 +65,9 @@ result<expert::open_bundle> open_slot(const compute::device& device,
           wire::curve_server{keys.secret_key, wire::zap_domain(std::array{wire::peer_role::expert})};
     }
     settings.identity = identity;
-    settings.open = [&](const expert::slot_content&) { return open_slot(*device, layout); };
+    settings.open = [&](const expert::slot_content&, const auto& make_room) {
+      return open_slot(*device, layout, make_room);
+    };
     servers.push_back(must(expert::peer_server::start(std::move(settings))));
     sources.push_back(std::make_unique<bare_source>(address("bare.ipc"), bytes.bytes(), limits::peer_chunk_bytes,
                                                     is_curve ? std::optional{keys} : std::nullopt));

@@ -92,8 +92,10 @@ class taking_node {
   }
 
   // The bytes alone.
-  void fetch(const peer_source& from) {
-    expert::peer_fetch transfer{fetching(), wanted, layout_};
+  void fetch(const peer_source& from, bool is_sharing) {
+    auto settings = fetching();
+    if (!is_sharing) settings.room.reset();
+    expert::peer_fetch transfer{std::move(settings), wanted, layout_};
     must(transfer.from(from));
     if (transfer.bundle().bytes().size() != layout_->bytes()) throw std::runtime_error("bytes are missing");
   }
@@ -114,6 +116,7 @@ class taking_node {
     expert::peer_fetch_settings settings;
     settings.context = context_;
     settings.identity = identity_;
+    settings.room = room_;
     settings.keys = [this](const peer_source& peer) -> std::optional<wire::curve_client> {
       if (peer.public_key.empty()) return std::nullopt;
       return wire::curve_client{peer.public_key, keys_.taker.public_key, keys_.taker.secret_key};
@@ -137,6 +140,7 @@ class taking_node {
   std::shared_ptr<wire::context> context_ = must(wire::context::make());
   std::shared_ptr<expert::node_identity> identity_ =
       std::make_shared<expert::node_identity>(node_id{taker_name}, cluster_name, incarnation_number{1});
+  std::shared_ptr<expert::shared_room> room_ = std::make_shared<expert::shared_room>();
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<result<expert::finished_load>> done_;  // guarded by mutex_
@@ -146,25 +150,28 @@ class taking_node {
 void compare_roads(const giving_node& giver, const bench_folder& folder, const model::bundle_layout& layout,
                    const sha256_digest& digest, taking_node& taker, int runs) {
   fmt::print(
-      "| address | ZeroMQ alone, ms | Troupe's transfer, ms | ratio | whole LoadExpert, ms |\n"
-      "|---|---|---|---|---|\n");
+      "| address | ZeroMQ alone, ms | Troupe's transfer, ms | ratio | in chunks, ms | ratio | whole LoadExpert, ms |\n"
+      "|---|---|---|---|---|---|---|\n");
   for (auto r : {road::ipc, road::tcp, road::tcp_curve}) {
     const bool is_curve = r == road::tcp_curve;
     const peer_source source{{giver_name}, giver.at(r).troupe, is_curve ? folder.giver.public_key : ""};
     bare_sink sink{giver.at(r).bare, is_curve ? std::optional{folder.giver.public_key} : std::nullopt};
-    std::vector<double> bare, troupe, load;
+    std::vector<double> bare, troupe, chunks, load;
     for (int i = -1; i < runs; ++i) {
       const double b = ms_of([&] { sink.fetch(layout.bytes()); });
-      const double t = ms_of([&] { taker.fetch(source); });
+      const double t = ms_of([&] { taker.fetch(source, true); });
+      const double c = ms_of([&] { taker.fetch(source, false); });
       const double l = ms_of([&] { taker.load(source, digest); });
       taker.unload();
       if (i < 0) continue;  // the first time connects and fills caches
       bare.push_back(b);
       troupe.push_back(t);
+      chunks.push_back(c);
       load.push_back(l);
     }
-    fmt::print("| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n", road_names[static_cast<std::size_t>(r)], median(bare),
-               median(troupe), median(troupe) / median(bare), median(load));
+    fmt::print("| {} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} | {:.2f} |\n",
+               road_names[static_cast<std::size_t>(r)], median(bare), median(troupe), median(troupe) / median(bare),
+               median(chunks), median(chunks) / median(bare), median(load));
   }
 }
 

@@ -56,7 +56,8 @@ bool is_our_name(std::string_view name) {
 }
 
 result<std::byte*> map(int descriptor_number, std::uint64_t bytes, const std::string& name) {
-  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor_number, 0);
+  // Populated: the memory is reserved anyway, and one fault per page would cost more than a bundle is worth.
+  void* data = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, descriptor_number, 0);
   if (data == MAP_FAILED) {
     return fail(errc::out_of_memory,
                 fmt::format("cannot map {} bytes of shared memory {}: {}", bytes, name, std::strerror(errno)));

@@ -23,15 +23,24 @@ result<bundle_buffer> bundle_buffer::make(std::size_t bytes) {
   return buffer;
 }
 
-bundle_buffer::bundle_buffer(bundle_buffer&& other) noexcept : bytes_{std::exchange(other.bytes_, {})} {}
+bundle_buffer bundle_buffer::of(std::shared_ptr<const wire::shared_segment> segment, std::size_t bytes) {
+  bundle_buffer buffer;
+  buffer.bytes_ = segment->bytes().first(bytes);
+  buffer.segment_ = std::move(segment);
+  return buffer;
+}
+
+bundle_buffer::bundle_buffer(bundle_buffer&& other) noexcept
+    : bytes_{std::exchange(other.bytes_, {})}, segment_{std::move(other.segment_)} {}
 
 bundle_buffer& bundle_buffer::operator=(bundle_buffer&& other) noexcept {
   std::swap(bytes_, other.bytes_);
+  std::swap(segment_, other.segment_);
   return *this;
 }
 
 bundle_buffer::~bundle_buffer() {
-  if (!bytes_.empty()) ::munmap(bytes_.data(), bytes_.size());
+  if (!bytes_.empty() && !segment_) ::munmap(bytes_.data(), bytes_.size());
 }
 
 }  // namespace troupe::expert

@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/limits.hpp"
 #include "expert_node/shell/layer_catalog.hpp"
 #include "model/checkpoint.hpp"
 
@@ -87,7 +88,11 @@ void loader::impl::run() {
     std::variant<load_job, slot_index> job;
     {
       std::unique_lock lock{mutex_};
-      changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+      const auto has_work = [this] { return stopping_ || !jobs_.empty(); };
+      if (!changed_.wait_for(lock, limits::peer_bundle_idle, has_work)) {
+        if (settings_.fetching.room) settings_.fetching.room->forget();
+        changed_.wait(lock, has_work);
+      }
       if (stopping_) return;
       job = std::move(jobs_.front());
       jobs_.pop_front();

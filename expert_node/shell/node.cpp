@@ -124,7 +124,8 @@ class expert_node::impl {
   [[nodiscard]] result<void> start_http();
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
-  [[nodiscard]] result<open_bundle> open_for_peer(const slot_content& content);
+  [[nodiscard]] result<open_bundle> open_for_peer(const slot_content& content,
+                                                  const peer_server_settings::make_room& make_room);
   [[nodiscard]] std::vector<http::check> readiness() const;
   void stop_host();
   void fail_once(std::string reason);
@@ -238,6 +239,7 @@ void expert_node::impl::start_loader() {
   settings.allow_nonfinite = options_.allow_nonfinite;
   settings.fetching.context = context_;
   settings.fetching.identity = identity_;
+  settings.fetching.room = std::make_shared<shared_room>();
   settings.fetching.keys = [this](const peer_source& peer) { return security_.to_peer(peer); };
   settings.loaded = [this](finished_load done) {
     tell(slot_loaded{done.slot, std::move(done.layout), done.facts, std::move(done.sample)});
@@ -268,7 +270,7 @@ result<void> expert_node::impl::start_sockets() {
   peer.address = peer_address;
   peer.socket = security_.for_expert_nodes(peer_address);
   peer.identity = identity_;
-  peer.open = [this](const slot_content& content) { return open_for_peer(content); };
+  peer.open = [this](const slot_content& content, const auto& make_room) { return open_for_peer(content, make_room); };
   auto given = peer_server::start(std::move(peer));
   if (!given) return fail(given.error());
   peers_ = std::move(*given);
@@ -378,7 +380,8 @@ node::coordinator_link_handlers expert_node::impl::link_handlers() {
   return handlers;
 }
 
-result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content) {
+result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content,
+                                                     const peer_server_settings::make_room& make_room) {
   pinned_expert pinned;
   caf::scoped_actor self{*actors_};
   self->request(host_, limits::peer_chunk_timeout, pin_expert{content})
@@ -388,12 +391,13 @@ result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content
                 fmt::format("{} does not hold expert {} version {}; ask another node", options_.name.value,
                             to_string(content.expert), content.version.value));
   }
-  auto buffer = bundle_buffer::make(pinned.layout->bytes());
+  auto buffer = make_room(pinned.layout->bytes());
   result<void> read = buffer ? facts_.memory->export_bundle(*pinned.slot, *pinned.layout, buffer->bytes())
                              : result<void>{fail(buffer.error())};
   tell(unpin_slot{*pinned.slot});
   // Packing into a narrower type loses bits: then only the files have what the digest is about.
-  if (buffer && !read && layers_->layout(content.expert) != nullptr) {
+  bool is_in_files = content.version.value == 1 && layers_->layout(content.expert) != nullptr;
+  if (buffer && !read && is_in_files) {
     read = checkpoint_->read_bundle(*pinned.layout, buffer->bytes());
   }
   if (!read) return fail(read.error());

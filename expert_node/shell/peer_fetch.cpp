@@ -5,8 +5,10 @@
 #include <utility>
 
 #include <fmt/format.h>
+#include <spdlog/spdlog.h>
 
 #include "common/wire/framing.hpp"
+#include "common/wire/shared_memory.hpp"
 #include "expert_node/shell/handshake.hpp"
 #include "expert_node/shell/layout_wire.hpp"
 #include "expert_node/shell/node_identity.hpp"
@@ -37,6 +39,16 @@ struct peer_fetch::link {
   proto::PeerToPeer envelope;
 };
 
+result<std::shared_ptr<const wire::shared_segment>> shared_room::take(std::string_view cluster_id, std::size_t bytes) {
+  const bool is_free = segment_ != nullptr && segment_.use_count() == 1 && segment_->bytes().size() >= bytes;
+  if (!is_free) {
+    auto made = wire::shared_segment::create(cluster_id, bytes);
+    if (!made) return fail(made.error());
+    segment_ = std::make_shared<const wire::shared_segment>(*std::move(made));
+  }
+  return segment_;
+}
+
 peer_fetch::peer_fetch(peer_fetch_settings settings, slot_content content,
                        std::shared_ptr<const model::bundle_layout> known)
     : settings_{std::move(settings)}, content_{content}, layout_{std::move(known)} {}
@@ -52,11 +64,48 @@ result<void> peer_fetch::from(const peer_source& source) {
   ++fetch_id_;
   if (auto done = greet(to); !done) return done;
   if (!window_) {
+    auto shared = fetch_shared(to);
+    if (shared || shared.error().code == errc::cancelled) return shared;
+    spdlog::debug("expert {} comes in chunks from {}: {}", to_string(content_.expert), to.node, shared.error().message);
     // With the size at hand several chunks are on their way from the start.
     auto begun = layout_ == nullptr ? learn(to) : make_room();
     if (!begun) return begun;
   }
   return fetch_missing(to);
+}
+
+result<void> peer_fetch::fetch_shared(link& to) {
+  if (settings_.room == nullptr || layout_ == nullptr) return fail(errc::unavailable, "nothing is shared");
+  const auto bytes = layout_->bytes();
+  auto segment = settings_.room->take(settings_.identity->cluster_id(), bytes);
+  if (!segment) return fail(segment.error());
+  auto done = ask_to_share(to, **segment);
+  if (!done) {
+    settings_.room->forget();
+    return done;
+  }
+  bundle_ = bundle_buffer::of(*std::move(segment), bytes);
+  return {};
+}
+
+result<void> peer_fetch::ask_to_share(link& to, const wire::shared_segment& segment) {
+  const auto deadline = steady_clock::now() + limits::peer_chunk_timeout;
+  proto::PeerToPeer request;
+  auto& share = *request.mutable_share();
+  share.set_fetch_id(fetch_id_);
+  share.set_layer(content_.expert.layer.value);
+  share.set_expert(content_.expert.index);
+  share.set_version(content_.version.value);
+  share.mutable_segment()->set_name(segment.name());
+  share.mutable_segment()->set_bytes(layout_->bytes());
+  share.mutable_segment()->set_machine_id(wire::machine_id());
+  if (auto asked = wire::outgoing_message{}.send(to.socket, request); !asked) return asked;
+  do {
+    if (auto got = receive(to, deadline); !got) return got;
+    if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
+  } while (!to.envelope.has_shared() || to.envelope.shared().fetch_id() != fetch_id_);
+  if (to.envelope.shared().has_error()) return fail(error_of(to.envelope.shared().error()));
+  return {};
 }
 
 result<void> peer_fetch::make_room() {

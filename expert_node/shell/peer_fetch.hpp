@@ -1,12 +1,15 @@
-// Brings one bundle from other expert nodes, chunk by chunk. One fetch at a time per object; belongs to one thread.
+// Brings one bundle from other expert nodes: through shared memory from a node of this machine, else chunk by chunk.
+// One fetch at a time per object; belongs to one thread.
 #pragma once
 
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 
 #include "common/error.hpp"
+#include "common/wire/shared_memory.hpp"
 #include "common/wire/socket.hpp"
 #include "expert_node/core/chunk_window.hpp"
 #include "expert_node/shell/bundle_buffer.hpp"
@@ -17,6 +20,20 @@ namespace troupe::expert {
 
 class node_identity;
 
+// Memory that a giver on this machine writes a bundle into; for one fetch after the other, on one thread.
+class shared_room {
+ public:
+  // Of at least `bytes`; another one when that of the last bundle is still in use or too small. no_space as
+  // wire::shared_segment::create.
+  [[nodiscard]] result<std::shared_ptr<const wire::shared_segment>> take(std::string_view cluster_id,
+                                                                         std::size_t bytes);
+  // Not used again: a giver that was given up may still write into it.
+  void forget() { segment_.reset(); }
+
+ private:
+  std::shared_ptr<const wire::shared_segment> segment_;
+};
+
 struct peer_fetch_settings {
   std::shared_ptr<wire::context> context;
   std::shared_ptr<const node_identity> identity;
@@ -24,6 +41,9 @@ struct peer_fetch_settings {
   std::function<std::optional<wire::curve_client>(const peer_source&)> keys;
   std::function<bool()> cancelled;  // asked at least every limits::peer_chunk_timeout
   chunk_options chunks;
+  // Kept from one fetch to the next, so that its pages are there already. None: chunks also from a node of this
+  // machine.
+  std::shared_ptr<shared_room> room;
 };
 
 // What has arrived of one bundle; outlives a source that dies midway.
@@ -49,6 +69,9 @@ class peer_fetch {
   struct link;
 
   [[nodiscard]] result<void> greet(link& to);
+  // The whole bundle, written into the room by the giver. An error: it has to be chunks.
+  [[nodiscard]] result<void> fetch_shared(link& to);
+  [[nodiscard]] result<void> ask_to_share(link& to, const wire::shared_segment& segment);
   // Memory and window for a bundle whose layout is known.
   [[nodiscard]] result<void> make_room();
   // Asks for the first chunk to learn size and layout from it.

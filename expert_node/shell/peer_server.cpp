@@ -15,6 +15,7 @@
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
 #include "common/wire/server_socket.hpp"
+#include "common/wire/shared_memory.hpp"
 #include "expert_node/shell/handshake.hpp"
 #include "expert_node/shell/layout_wire.hpp"
 #include "expert_node/shell/node_identity.hpp"
@@ -62,6 +63,8 @@ class peer_server::impl {
   void handle(wire::received& got);
   void on_hello(const wire::received& got, const proto::Hello& hello);
   [[nodiscard]] result<void> on_fetch(const wire::received& got, const proto::FetchChunk& fetch);
+  void on_share(const wire::received& got, const proto::ShareBundle& asked);
+  [[nodiscard]] result<void> share(const proto::ShareBundle& asked);
   [[nodiscard]] result<cached*> find(const slot_content& content);
   void drop_idle();
   void send(const wire::received& got, const proto::PeerToPeer& envelope,
@@ -101,8 +104,10 @@ void peer_server::impl::handle(wire::received& got) {
     if (envelope.has_hello()) return on_hello(got, envelope.hello());
     if (!greeted_.contains(got.routing_id)) {
       outcome = fail(errc::handshake_required, "say hello before the first request of a connection");
+    } else if (envelope.has_share()) {
+      return on_share(got, envelope.share());
     } else if (!envelope.has_fetch()) {
-      outcome = fail(errc::invalid_request, "expected a FetchChunk");
+      outcome = fail(errc::invalid_request, "expected a FetchChunk or ShareBundle");
     } else {
       outcome = on_fetch(got, envelope.fetch());
       if (!outcome) {
@@ -166,6 +171,31 @@ result<void> peer_server::impl::on_fetch(const wire::received& got, const proto:
   return {};
 }
 
+void peer_server::impl::on_share(const wire::received& got, const proto::ShareBundle& asked) {
+  proto::PeerToPeer answer;
+  answer.mutable_shared()->set_fetch_id(asked.fetch_id());
+  if (auto shared = share(asked); !shared) set_error(shared.error(), *answer.mutable_shared()->mutable_error());
+  send(got, answer);
+}
+
+result<void> peer_server::impl::share(const proto::ShareBundle& asked) {
+  const auto& offer = asked.segment();
+  if (offer.machine_id() != wire::machine_id())
+    return fail(errc::unavailable, "this is another machine; ask for chunks");
+  const auto map_segment = [&](std::size_t bytes) -> result<bundle_buffer> {
+    if (bytes != offer.bytes())
+      return fail(errc::invalid_request, fmt::format("the bundle has {} bytes, not {}", bytes, offer.bytes()));
+    auto segment = wire::shared_segment::open(offer.name(), offer.bytes());
+    if (!segment) return fail(segment.error());
+    return bundle_buffer::of(std::make_shared<const wire::shared_segment>(*std::move(segment)), bytes);
+  };
+  auto opened = settings_.open({{{asked.layer()}, asked.expert()}, {asked.version()}}, map_segment);
+  if (!opened) return fail(opened.error());
+  counters.bundles_opened.add();
+  counters.bytes_sent.add(static_cast<double>(opened->bytes.bytes().size()));
+  return {};
+}
+
 result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& content) {
   if (auto found = cache_.find(content); found != cache_.end()) return &found->second;
   drop_idle();
@@ -173,7 +203,7 @@ result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& c
     return fail(errc::overloaded,
                 fmt::format("{} bundles are being sent already; ask another node or come back", cache_.size()));
   }
-  auto opened = settings_.open(content);
+  auto opened = settings_.open(content, bundle_buffer::make);
   if (!opened) return fail(opened.error());
   counters.bundles_opened.add();
   auto shared = std::make_shared<const open_bundle>(std::move(*opened));

@@ -1,8 +1,9 @@
-// The thread that gives bundles of this node's slots to other expert nodes, in the chunks they ask for.
+// The thread that gives bundles of this node's slots to other expert nodes: as a whole through shared memory to a node
+// of the same machine, else in the chunks they ask for.
 //
 // A bundle is read once per transfer (out of its slot, or from the checkpoint when packing has lost bits), and dropped
-// after its last chunk or when nobody asks any more. At most limits::peer_bundles_open_max are kept; further nodes are
-// told to come back.
+// after its last chunk, when the other side has mapped it, or when nobody asks any more. At most
+// limits::peer_bundles_open_max are kept; further nodes are told to come back.
 #pragma once
 
 #include <functional>
@@ -31,9 +32,10 @@ struct peer_server_settings {
   std::string address;          // to bind
   wire::socket_options socket;  // CURVE on TCP
   std::shared_ptr<const node_identity> identity;
-  // Reads what this node serves; called on the server's thread, may take as long as reading takes.
-  // unknown_expert: not served here.
-  std::function<result<open_bundle>(const slot_content&)> open;
+  // Reads what this node serves into memory that `make_room(bytes)` gives; called on the server's thread, may take as
+  // long as reading takes. unknown_expert: not served here.
+  using make_room = std::function<result<bundle_buffer>(std::size_t)>;
+  std::function<result<open_bundle>(const slot_content&, const make_room&)> open;
 };
 
 struct peer_server_counters {

@@ -1,10 +1,14 @@
 // The loader with a real checkpoint on disk and a device that only keeps what it is given; peers over real ipc sockets.
 #include "expert_node/shell/loader.hpp"
 
+#include <unistd.h>
+
+#include <algorithm>
 #include <condition_variable>
 #include <fstream>
 #include <mutex>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "compute/device.hpp"
@@ -42,7 +46,8 @@ class storing_device : public compute::device {
   std::map<std::uint32_t, std::vector<std::byte>> slots;
 };
 
-class loader_test : public ::testing::Test {
+// Parameter: do nodes of one machine share memory, or send chunks?
+class loader_test : public ::testing::TestWithParam<bool> {
  protected:
   loader_test() {
     std::filesystem::copy(std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden/dev/mixtral",
@@ -66,6 +71,7 @@ class loader_test : public ::testing::Test {
     settings.allow_nonfinite = allow_nonfinite;
     settings.fetching.context = context;
     settings.fetching.identity = identity;
+    if (GetParam()) settings.fetching.room = std::make_shared<shared_room>();
     settings.fetching.chunks = {.chunk_bytes = 1000, .outstanding_max = 3, .timeout = std::chrono::milliseconds{300}};
     settings.loaded = [this](finished_load done) {
       std::lock_guard lock{mutex};
@@ -90,11 +96,11 @@ class loader_test : public ::testing::Test {
     settings.context = context;
     settings.address = folder.ipc(name + ".peer.ipc");
     settings.identity = std::make_shared<node_identity>(node_id{name}, "cluster-1", incarnation_number{1});
-    settings.open = [held, allowed](const slot_content& content) -> result<open_bundle> {
+    settings.open = [held, allowed](const slot_content& content, const auto& make_room) -> result<open_bundle> {
       if (auto fine = allowed(); !fine) return fail(fine.error());
       const auto* layout = held->model().find(content.expert);
       if (layout == nullptr) return fail(errc::unknown_expert, "not here");
-      open_bundle bundle{{held, layout}, must(bundle_buffer::make(layout->bytes()))};
+      open_bundle bundle{{held, layout}, must(make_room(layout->bytes()))};
       must(held->read_bundle(*layout, bundle.bytes.bytes()));
       return bundle;
     };
@@ -162,7 +168,7 @@ class loader_test : public ::testing::Test {
   std::unique_ptr<loader> tested;
 };
 
-TEST_F(loader_test, reads_a_bundle_and_reports_its_digest) {
+TEST_P(loader_test, reads_a_bundle_and_reports_its_digest) {
   start(open_checkpoint());
   tested->load(job());
   auto done = success();
@@ -181,7 +187,7 @@ TEST_F(loader_test, reads_a_bundle_and_reports_its_digest) {
   EXPECT_TRUE(device.slots.empty());
 }
 
-TEST_F(loader_test, c4_bit_rot_is_never_served) {
+TEST_P(loader_test, c4_bit_rot_is_never_served) {
   auto expected = model::digest_of(true_bytes());
   auto checkpoint = open_checkpoint();
   damage(*checkpoint, std::as_bytes(std::span{"rot", 1}));
@@ -194,7 +200,7 @@ TEST_F(loader_test, c4_bit_rot_is_never_served) {
   EXPECT_EQ(tested->counters().digest_mismatches.value(), 1);
 }
 
-TEST_F(loader_test, c4_a_rotten_file_is_replaced_by_a_peers_copy) {
+TEST_P(loader_test, c4_a_rotten_file_is_replaced_by_a_peers_copy) {
   auto bytes = true_bytes();
   auto intact_folder = folder.path() / "intact";
   std::filesystem::copy(model_folder, intact_folder, std::filesystem::copy_options::recursive);
@@ -211,7 +217,7 @@ TEST_F(loader_test, c4_a_rotten_file_is_replaced_by_a_peers_copy) {
   EXPECT_EQ(tested->counters().loads_from_peer.value(), 1);
 }
 
-TEST_F(loader_test, c5_weights_that_are_not_finite_are_refused_unless_allowed) {
+TEST_P(loader_test, c5_weights_that_are_not_finite_are_refused_unless_allowed) {
   auto checkpoint = open_checkpoint();
   const std::vector<std::byte> not_a_number(4, std::byte{0xff});  // NaN in f32, f16 and bf16
   damage(*checkpoint, not_a_number);
@@ -225,7 +231,7 @@ TEST_F(loader_test, c5_weights_that_are_not_finite_are_refused_unless_allowed) {
   EXPECT_EQ(success().sample, nullptr) << "nothing to compare with";
 }
 
-TEST_F(loader_test, a_node_without_checkpoint_learns_everything_from_a_peer) {
+TEST_P(loader_test, a_node_without_checkpoint_learns_everything_from_a_peer) {
   auto peer = start_peer("expert-1", open_checkpoint());
   start(nullptr);
   EXPECT_EQ(layers->hidden(wanted.layer), std::nullopt);
@@ -243,7 +249,7 @@ TEST_F(loader_test, a_node_without_checkpoint_learns_everything_from_a_peer) {
   EXPECT_EQ(layers->hidden(wanted.layer), layout.shape.hidden);
 }
 
-TEST_F(loader_test, the_next_peer_is_asked_when_one_does_not_have_it_or_is_not_there) {
+TEST_P(loader_test, the_next_peer_is_asked_when_one_does_not_have_it_or_is_not_there) {
   auto busy = start_peer("expert-1", open_checkpoint(), [] { return fail(errc::overloaded, "come back"); });
   auto peer = start_peer("expert-2", open_checkpoint());
   start(nullptr);
@@ -252,7 +258,7 @@ TEST_F(loader_test, the_next_peer_is_asked_when_one_does_not_have_it_or_is_not_t
   EXPECT_EQ(device.slots.at(0), true_bytes());
 }
 
-TEST_F(loader_test, a_peer_of_another_cluster_gives_nothing) {
+TEST_P(loader_test, a_peer_of_another_cluster_gives_nothing) {
   auto peer = start_peer("expert-1", open_checkpoint());
   identity->set_cluster_id("cluster-2");
   start(nullptr);
@@ -262,13 +268,13 @@ TEST_F(loader_test, a_peer_of_another_cluster_gives_nothing) {
   EXPECT_NE(reason.message.find("expert-1"), std::string::npos);
 }
 
-TEST_F(loader_test, a_node_without_any_source_says_what_to_do) {
+TEST_P(loader_test, a_node_without_any_source_says_what_to_do) {
   start(nullptr);
   tested->load(job());
   EXPECT_NE(failure().message.find("--model"), std::string::npos);
 }
 
-TEST_F(loader_test, a_bundle_that_does_not_fit_its_slot_is_refused_with_both_sizes) {
+TEST_P(loader_test, a_bundle_that_does_not_fit_its_slot_is_refused_with_both_sizes) {
   start(open_checkpoint(), false, 16);
   tested->load(job());
   auto reason = failure();
@@ -276,12 +282,27 @@ TEST_F(loader_test, a_bundle_that_does_not_fit_its_slot_is_refused_with_both_siz
   EXPECT_NE(reason.message.find(" 16;"), std::string::npos) << reason.message;
 }
 
-TEST_F(loader_test, stopping_breaks_off_a_transfer_in_progress) {
+TEST_P(loader_test, stopping_breaks_off_a_transfer_in_progress) {
   start(nullptr);
   tested->load(job(std::nullopt, {source("nobody")}));
   tested->stop();
   EXPECT_TRUE(loaded.empty());
 }
+
+TEST_P(loader_test, nothing_is_left_in_shared_memory) {
+  auto peer = start_peer("expert-1", open_checkpoint());
+  start(nullptr);
+  tested->load(job(std::nullopt, {source("expert-1")}));
+  success();
+  const auto ours = fmt::format("troupe-cluster-1-{}-", ::getpid());
+  EXPECT_TRUE(eventually([&] {
+    return std::ranges::none_of(std::filesystem::directory_iterator("/dev/shm"),
+                                [&](const auto& entry) { return entry.path().filename().string().starts_with(ours); });
+  }));
+}
+
+INSTANTIATE_TEST_SUITE_P(roads, loader_test, ::testing::Bool(),
+                         [](const auto& tested) { return tested.param ? "shared" : "chunks"; });
 
 }  // namespace
 }  // namespace troupe::expert
