@@ -206,6 +206,18 @@ result<json> admin_client::refresh(const std::string& folder, const std::string&
   return answer;
 }
 
+result<json> admin_client::apply(const std::map<expert_id, std::vector<std::string>>& places, bool dry_run) {
+  proto::AdminRequest request;
+  request.mutable_apply()->set_dry_run(dry_run);
+  for (const auto& [expert, nodes] : places) {
+    auto& placed = *request.mutable_apply()->add_experts();
+    placed.set_layer(expert.layer.value);
+    placed.set_expert(expert.index);
+    for (const auto& node : nodes) placed.add_nodes(node);
+  }
+  return state_->ask_for_document(request);
+}
+
 result<json> admin_client::roll_back(std::uint64_t epoch, bool dry_run) {
   proto::AdminRequest request;
   request.mutable_rollback()->set_epoch(epoch);

@@ -4,8 +4,10 @@
 
 #include <chrono>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cli/context.hpp"
 #include "cli/render.hpp"
@@ -64,6 +66,8 @@ class admin_client {
   // invalid_request, corrupt and the like say what is wrong with the folder.
   [[nodiscard]] result<json> refresh(const std::string& folder, const std::string& layer, bool dry_run,
                                      std::chrono::milliseconds timeout);
+  // On which nodes each of these experts is to be.
+  [[nodiscard]] result<json> apply(const std::map<expert_id, std::vector<std::string>>& places, bool dry_run);
   [[nodiscard]] result<json> roll_back(std::uint64_t epoch, bool dry_run);
   [[nodiscard]] result<json> cancel(const std::string& operation, bool dry_run);
 

@@ -76,7 +76,7 @@ void add_node_verbs(verb_registry& verbs);
 void add_expert_verbs(verb_registry& verbs);
 void add_placement_verbs(verb_registry& verbs);
 void add_refresh_verbs(verb_registry& verbs);
-void add_placement_plan_verb(verb_registry& verbs, CLI::App& placement);
+void add_placement_plan_verbs(verb_registry& verbs, CLI::App& placement);
 void add_top_verb(verb_registry& verbs);
 void add_operation_verbs(verb_registry& verbs);
 void add_model_verbs(verb_registry& verbs);

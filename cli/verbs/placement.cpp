@@ -91,7 +91,7 @@ void add_placement_verbs(verb_registry& verbs) {
   auto& noun = verbs.noun("placement", "Where everything is and should be.");
   verbs.verb(noun, "show", "Nodes with their slots, and what each of them holds of each layer.",
              "  troupe placement show\n  troupe placement show -o wide\n  troupe placement show -o json", &show);
-  add_placement_plan_verb(verbs, noun);
+  add_placement_plan_verbs(verbs, noun);
   auto newest = std::make_shared<std::size_t>(0);
   auto& past = verbs.verb(noun, "history", "The last epochs: what changed, when and why.",
                           "  troupe placement history\n  troupe placement history --last 5 -o json",

@@ -7,11 +7,11 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/audit.hpp"
+#include "coordinator/core/bulk_commands.hpp"
 #include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/reconciler.hpp"
-#include "coordinator/core/refresh_commands.hpp"
 
 namespace troupe::coordinator::admin_commands {
 namespace {
@@ -233,8 +233,9 @@ result<decision> decide(const cluster_state& state, admin_command& command) {
             return decision{{"", "stop", {}, "done", "the cluster is being stopped", 0}};
           },
           [&](const cancel_operation&) { return decide_cancel(state, command); },
-          [&](const refresh_weights& what) { return refresh_commands::check(state, what); },
-          [&](const roll_back_placement& what) { return refresh_commands::check(state, what); },
+          [&](const refresh_weights& what) { return bulk_commands::check(state, what); },
+          [&](const roll_back_placement& what) { return bulk_commands::check(state, what); },
+          [&](const apply_placement& what) { return bulk_commands::check(state, what); },
           [&](const auto& what) { return expert_commands::check(state, what); },
       },
       command.what);

@@ -46,6 +46,10 @@ described describe(const cluster_state& state, const admin_command& command) {
             return described{fmt::format("epoch {}", what.epoch.value),
                              fmt::format("placement rollback {}", what.epoch.value)};
           },
+          [&](const apply_placement& what) {
+            auto object = fmt::format("{} experts", what.experts.size());
+            return described{object, fmt::format("placement apply: {}", object)};
+          },
           [&](const cancel_operation& what) {
             return described{what.operation, fmt::format("op cancel {}", what.operation)};
           },

@@ -80,6 +80,10 @@ bool is_serving(const node_entry& node) {
           std::holds_alternative<node_expected>(node.life));
 }
 
+bool takes_work(const node_entry& node) {
+  return node.is_expert() && std::holds_alternative<node_serving>(node.life) && !node.removed && !node.is_draining();
+}
+
 bool is_member(const node_entry& node) {
   return !node.removed && !node.peer.empty() && !std::holds_alternative<node_lost>(node.life);
 }

@@ -164,6 +164,8 @@ struct node_entry {
 
 // Serves rows: its verified replicas belong into the map.
 [[nodiscard]] bool is_serving(const node_entry& node);
+// An expert node that serves and may get new replicas.
+[[nodiscard]] bool takes_work(const node_entry& node);
 // Has a session: accepted and not lost.
 [[nodiscard]] bool is_member(const node_entry& node);
 [[nodiscard]] node_state shown_state(const node_entry& node);

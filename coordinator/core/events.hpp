@@ -158,6 +158,15 @@ struct roll_back_placement {
   epoch_number epoch;
   bool dry_run{};
 };
+// Where these experts are to be, as a planner outside says; the others stay.
+struct apply_placement {
+  struct placed_expert {
+    expert_id expert;
+    std::vector<node_id> nodes;
+  };
+  std::vector<placed_expert> experts;
+  bool dry_run{};
+};
 struct cancel_operation {
   std::string operation;  // "op-7"
   bool dry_run{};
@@ -167,7 +176,7 @@ struct admin_command {
   std::string peer;
   std::string command_id;  // the same id again returns the same answer and does nothing twice
   std::variant<drain_node, undrain_node, remove_node, stop_cluster, migrate_expert, replicate_expert, pin_expert,
-               change_presence, refresh_weights, roll_back_placement, cancel_operation>
+               change_presence, refresh_weights, roll_back_placement, apply_placement, cancel_operation>
       what;
   std::string who{};          // the key's user, or the admin socket
   std::int64_t at_unix_ms{};  // wall clock: for people only

@@ -12,10 +12,6 @@
 namespace troupe::coordinator::expert_commands {
 namespace {
 
-bool takes_work(const node_entry& node) {
-  return node.is_expert() && std::holds_alternative<node_serving>(node.life) && !node.removed && !node.is_draining();
-}
-
 bool has_room(const node_entry& node) { return node.slots.size() < node.facts.slots_total; }
 
 bool holds(const node_entry& node, const expert_id& expert) {

@@ -47,6 +47,8 @@ step step_of_surplus(const slot_entry& entry) {
   return is_any<slot_retiring>(entry) ? step::drain : step::free;
 }
 
+bool has_no_slot(const node_entry& node) { return node.slots.size() >= node.facts.slots_total; }
+
 bool fails_on(const node_entry& node, const expert_id& expert) {
   auto failure = node.failures.find(expert);
   return failure != node.failures.end() && failure->second.count >= limits::operation_load_failures_max;
@@ -122,13 +124,25 @@ progress look_at_one(const cluster_state& state, const operation_record& operati
   return look_at_expert(state, *expert, missing_in_plan(state, *expert, operation));
 }
 
+// A node that the change names, takes work and does not get the expert by the plan; nullptr: none.
+const node_id* missing_place(const cluster_state& state, const expert_entry& expert, const wish_change& change) {
+  if (!is_present(expert) || expert.wish.nodes.empty() || change.before.nodes == change.after.nodes) return nullptr;
+  auto count = std::min<std::size_t>(expert.wish.nodes.size(), wanted_replicas(state, expert));
+  for (const auto& name : std::span(expert.wish.nodes).first(count)) {
+    auto at = state.nodes.find(name);
+    if (at != state.nodes.end() && stays_in_use(at->second) && !is_wanted_on(expert, name)) return &name;
+  }
+  return nullptr;
+}
+
 // At the step of whichever of these experts is least far. The fraction: the mean of theirs.
 progress look_at_layer(const cluster_state& state, std::span<const wish_change> changes) {
   progress whole{step::complete, 0, ""};
   for (const auto& change : changes) {
     const auto* expert = state.find(change.expert);
     if (expert == nullptr) continue;
-    auto seen = look_at_expert(state, *expert, "");
+    const auto* missing = missing_place(state, *expert, change);
+    auto seen = look_at_expert(state, *expert, missing == nullptr ? "" : fmt::format("a slot of {}", missing->value));
     whole.fraction += seen.fraction / static_cast<double>(changes.size());
     if (seen.at >= whole.at) continue;
     whole.at = seen.at;
@@ -177,22 +191,37 @@ std::string obstacle_of_replica(const cluster_state& state, const expert_entry& 
   return reason;
 }
 
+// Nothing is being loaded or freed, and nothing is about to be.
+bool is_at_rest(const cluster_state& state) {
+  const auto stays = [&](const node_id& name, const slot_entry& entry) {
+    const auto* expert = state.find(entry.expert);
+    if (expert == nullptr || !is_any<slot_ready, slot_presumed>(entry)) return false;
+    if (entry.version == expert->wish.version) return is_wanted_on(*expert, name);
+    return entry.version == expert->version;
+  };
+  return !publisher::is_writing_map(state) && std::ranges::all_of(state.nodes, [&](const auto& item) {
+    const auto& [name, node] = item;
+    if (!node.is_expert() || !is_member(node)) return true;
+    return std::ranges::all_of(node.slots, [&, &name = name](const auto& slot) { return stays(name, slot.second); });
+  });
+}
+
 // No node could take one more replica of the expert, and nothing is under way that would change that.
 bool has_no_room(const cluster_state& state, const expert_entry& expert) {
-  return std::ranges::all_of(state.nodes, [&](const auto& item) {
-    const auto& node = item.second;
-    if (!node.is_expert() || !is_member(node)) return true;
-    bool is_at_rest = std::ranges::all_of(
-        node.slots, [](const auto& slot) { return is_any<slot_ready, slot_presumed>(slot.second); });
-    bool has_it = slot_of(node, expert.id, expert.wish.version) != nullptr;
-    return is_at_rest && (has_it || !stays_in_use(node) || node.slots.size() >= node.facts.slots_total);
-  });
+  return is_at_rest(state) && std::ranges::all_of(state.nodes, [&](const auto& item) {
+           const auto& node = item.second;
+           bool has_it = slot_of(node, expert.id, expert.wish.version) != nullptr;
+           return has_it || !stays_in_use(node) || has_no_slot(node);
+         });
 }
 
 std::string obstacle_of_many(const cluster_state& state, const operation_record& operation) {
   for (const auto& change : operation.changes) {
     const auto* expert = state.find(change.expert);
     if (expert == nullptr || !is_present(*expert)) continue;
+    const auto* missing = missing_place(state, *expert, change);
+    if (missing != nullptr && is_at_rest(state) && has_no_slot(state.nodes.at(*missing)))
+      return fmt::format("expert {}: no slot of {} is free", to_string(change.expert), missing->value);
     bool is_flipping = expert->wish.version != expert->version;
     if (!is_flipping && !expert->wanted.empty()) continue;
     auto reason = obstacle_of_replica(state, *expert);

@@ -28,6 +28,8 @@ std::string_view to_string(operation_kind kind) {
       return "refresh";
     case operation_kind::rollback:
       return "rollback";
+    case operation_kind::apply:
+      return "apply";
   }
   return "unknown";
 }

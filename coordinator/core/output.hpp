@@ -79,7 +79,7 @@ struct wish_record {
 };
 
 // Their numbers are on disk.
-enum class operation_kind : std::uint8_t { migrate, replicate, drain, prune, restore, add, refresh, rollback };
+enum class operation_kind : std::uint8_t { migrate, replicate, drain, prune, restore, add, refresh, rollback, apply };
 enum class operation_state : std::uint8_t { running, done, failed, cancelled, rolled_back };
 [[nodiscard]] std::string_view to_string(operation_kind kind);
 [[nodiscard]] std::string_view to_string(operation_state state);
@@ -109,7 +109,7 @@ struct operation_record {
   std::int64_t since_unix_ms{};
   std::string reason;  // why it failed, was cancelled or was rolled back
   std::string why;     // a policy's figures; empty: an operator's command
-  // -- of an operation on many experts (refresh, rollback), instead of `expert` and what belongs to it
+  // -- of an operation on many experts (refresh, rollback, apply), instead of `expert` and what belongs to it
   std::vector<wish_change> changes{};  // ordered by expert
   std::string subject{};               // what people call it: the folder, "epoch 12"
   bool is_failing{};                   // cancelling because it cannot be completed
@@ -134,14 +134,14 @@ struct source_record {
 struct command_outcome {
   std::string operation;  // id of what goes on in the background; empty: done already
   std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "prune",
-                          // "restore", "add", "refresh", "rollback", "cancel"
+                          // "restore", "add", "refresh", "rollback", "apply", "cancel"
   node_id node;
   std::string state;    // "running", "done", "dry_run"
   std::string message;  // one line for a person
   std::uint32_t replicas_to_move{};
   std::string expert{};           // "3/7"; empty: no command on an expert
   std::uint64_t bytes_to_move{};  // bytes that are copied over the network or read from disk
-  std::uint32_t experts{};        // refresh, rollback: how many experts it changes
+  std::uint32_t experts{};        // refresh, rollback, apply: how many experts it changes
   friend bool operator==(const command_outcome&, const command_outcome&) = default;
 };
 

@@ -14,8 +14,7 @@ namespace {
 std::map<node_id, std::uint32_t> look_at_nodes(const cluster_state& state, policy_input& input) {
   std::map<node_id, std::uint32_t> index;
   for (const auto& [name, node] : state.nodes) {
-    bool takes_work = node.is_expert() && std::holds_alternative<node_serving>(node.life) && !node.is_draining();
-    if (!takes_work) continue;
+    if (!takes_work(node)) continue;
     index.emplace(name, static_cast<std::uint32_t>(input.nodes.size()));
     auto used = std::min<std::size_t>(node.slots.size(), node.facts.slots_total);
     input.nodes.push_back({name, static_cast<std::uint32_t>(node.facts.slots_total - used), node.queue_rows});

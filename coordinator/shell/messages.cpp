@@ -115,6 +115,25 @@ void put(const free_order& order, proto::CoordinatorToNode& target) {
   m.set_version(order.version.value);
 }
 
+result<refresh_weights> refresh_from(const proto::RefreshWeights& m) {
+  refresh_weights what{m.folder(), std::nullopt, m.dry_run()};
+  if (m.layer().empty()) return what;
+  what.layer = parse_layer(m.layer());
+  if (!what.layer) return fail(errc::invalid_request, "refresh.layer is no layer; write its number, or encoder.3");
+  return what;
+}
+
+apply_placement placement_from(const proto::ApplyPlacement& m) {
+  apply_placement what;
+  what.dry_run = m.dry_run();
+  for (const auto& placed : m.experts()) {
+    auto& expert = what.experts.emplace_back();
+    expert.expert = {{placed.layer()}, placed.expert()};
+    for (const auto& node : placed.nodes()) expert.nodes.push_back({node});
+  }
+  return what;
+}
+
 void put(const inventory_request&, proto::CoordinatorToNode& target) { target.mutable_report_inventory(); }
 
 }  // namespace
@@ -180,18 +199,16 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
       return command;
     }
     case body::kRefresh: {
-      const auto& m = message.refresh();
-      refresh_weights what{m.folder(), std::nullopt, m.dry_run()};
-      if (!m.layer().empty()) {
-        what.layer = parse_layer(m.layer());
-        if (!what.layer)
-          return fail(errc::invalid_request, "refresh.layer is no layer; write its number, or encoder.3");
-      }
-      command.what = std::move(what);
+      auto what = refresh_from(message.refresh());
+      if (!what) return fail(what.error());
+      command.what = *std::move(what);
       return command;
     }
     case body::kRollback:
       command.what = roll_back_placement{{message.rollback().epoch()}, message.rollback().dry_run()};
+      return command;
+    case body::kApply:
+      command.what = placement_from(message.apply());
       return command;
     case body::kCancel:
       command.what = cancel_operation{message.cancel().operation(), message.cancel().dry_run()};

@@ -155,3 +155,25 @@ def test_bad_operations_are_refused_at_once(mixtral_cluster):
     planned = mixtral_cluster.json("expert", "migrate", "0/0", "--to", to, "--dry-run")
     assert (planned["state"], planned["bytes_to_move"] > 0) == ("dry_run", True)
     assert away_from(mixtral_cluster, "0/0")[0] == at
+
+
+def test_a_planned_placement_is_applied(random_model, start_cluster, tmp_path):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    loads = tmp_path / "loads.csv"
+    loads.write_text("step,layer,expert,load\n" + "".join(
+        f"0,{layer},{expert},{1000 / (expert + 1)}\n" for layer in random_model.layers for expert in range(16)))
+    options = ("--loads", str(loads), "--max-moves", "6")
+    plan = cluster.json("placement", "plan", *options)
+    assert plan["items"]
+    with SteadyLoad(cluster, batches_of(random_model, 16, 32, seed=4)) as load:
+        wait_until(lambda: load.answers() >= 10, 60, "the load runs")
+        done = cluster.json("placement", "apply", *options)
+        assert (done["state"], done["kind"]) == ("done", "apply")
+        before = load.answers()
+        wait_until(lambda: load.answers() >= before + 10, 60, "the load goes on")
+    load.assert_exact()
+    after = {(e["layer"], e["expert"]): {r["node"] for r in e["replicas"]} for e in cluster.experts()}
+    for item in plan["items"]:
+        assert item["to"] in after[item["layer"], item["expert"]]
+        assert item["from"] not in after[item["layer"], item["expert"]]
+    assert cluster.json("placement", "plan", *options)["imbalance_before"] <= plan["imbalance_after"] + 1e-9

@@ -58,9 +58,9 @@ fault_options random_faults(std::mt19937_64& random) {
 
 std::string rest(simulated_cluster& cluster, milliseconds bound) {
   cluster.heal();
-  cluster.run(22s, {});
+  cluster.run(32s, {});
   std::string open = cluster.unsettled();
-  for (auto waited = 22s; !open.empty() && waited < bound && cluster.violation().empty(); waited += 1s) {
+  for (auto waited = 32s; !open.empty() && waited < bound && cluster.violation().empty(); waited += 1s) {
     cluster.run(1s, {});
     open = cluster.unsettled();
   }

@@ -44,11 +44,14 @@ admin_command simulated_cluster::random_command() {
   expert_id expert{layer_id::of(static_cast<std::uint32_t>(random_() % shape_.layers)),
                    static_cast<std::uint32_t>(random_() % shape_.experts_per_layer)};
   admin_command command{"cli", fmt::format("command-{}", next_command_++), undrain_node{node(), false}};
-  switch (random_() % 12) {
+  switch (random_() % 13) {
     case 0:
       break;
     case 7:
       command.what = random_refresh();
+      break;
+    case 9:
+      command.what = random_placement();
       break;
     case 8:
       command.what = roll_back_placement{{1 + random_() % (newest_epoch_.value + 1)}, false};
@@ -91,6 +94,21 @@ refresh_weights simulated_cluster::random_refresh() {
   return refresh;
 }
 
+apply_placement simulated_cluster::random_placement() {
+  apply_placement placement;
+  for (const auto& [layer, gate] : settings_of(shape_).gates) {
+    for (std::uint32_t e = 0; e < gate.num_experts; ++e) {
+      if (!chance(0.4)) continue;
+      std::vector<node_id> nodes;
+      for (std::size_t n = 0; n < shape_.slots.size(); ++n) {
+        if (chance(0.4)) nodes.push_back(nodes_[n].name);
+      }
+      if (!nodes.empty()) placement.experts.push_back({{layer, e}, nodes});
+    }
+  }
+  return placement;
+}
+
 void simulated_cluster::heal() {
   faults_ = {};
   cut_.clear();
@@ -110,8 +128,9 @@ void simulated_cluster::heal() {
   }
   // Where there is hardly room for all, wishes can stand in each other's way: they are given up, half of the time.
   if (!shape_.tight && chance(0.5)) return;
-  for (int repeat = 0; repeat < 3; ++repeat) {
-    after(milliseconds(20'100 + repeat * 500), [this] { give_up_wishes(); });
+  // What is cancelled first needs its time to go back.
+  for (int repeat = 0; repeat < 12; ++repeat) {
+    after(milliseconds(20'100 + repeat * 1'000), [this] { give_up_wishes(); });
   }
 }
 
@@ -260,6 +279,23 @@ void simulated_cluster::check_truth() {
 // -- at rest
 // ----------------------------------------------------------------------------------------------------------------
 
+// How many of the wanted replicas fit at best: those of the experts that want most of them, each on the emptiest nodes.
+std::size_t simulated_cluster::most_replicas(const cluster_state& state) {
+  std::vector<std::size_t> room;
+  for (const auto& [name, node] : state.nodes) {
+    if (node.is_expert() && !node.is_draining()) room.push_back(node.facts.slots_total);
+  }
+  std::vector<std::uint32_t> wanted;
+  for (const auto& expert : state.experts) wanted.push_back(wanted_replicas(state, expert));
+  std::ranges::sort(wanted, std::greater<>{});
+  std::size_t placed = 0;
+  for (auto count : wanted) {
+    std::ranges::sort(room, std::greater<>{});
+    for (std::size_t n = 0; n < std::min<std::size_t>(count, room.size()) && room[n] > 0; ++n, ++placed) --room[n];
+  }
+  return placed;
+}
+
 std::string simulated_cluster::unsettled() const {
   if (!coordinator_) return "no coordinator";
   const auto& state = coordinator_->state();
@@ -294,7 +330,9 @@ std::string simulated_cluster::unsettled() const {
       return fmt::format("{} has {} replicas, not {}", to_string(expert.id), expert.replicas.size(), replicas);
     }
   }
-  if (!enough && held != capacity) return fmt::format("{} replicas in {} slots", held, capacity);
+  if (!enough && held != most_replicas(state)) {
+    return fmt::format("{} replicas in {} slots, {} fit", held, capacity, most_replicas(state));
+  }
   if (auto open = unfulfilled(); enough && !open.empty()) return open;
   std::size_t truth = 0;
   for (const auto& node : nodes_) truth += node.slots.size();

@@ -146,12 +146,14 @@ class simulated_cluster {
   void inject();
   [[nodiscard]] admin_command random_command();
   [[nodiscard]] refresh_weights random_refresh();
+  [[nodiscard]] apply_placement random_placement();
   void give_up_wishes();
   void check_order(const node_message& message);
   void check_publication(const cluster_map& map);
   void check_beliefs();
   void check_truth();
   [[nodiscard]] std::string unfulfilled() const;
+  [[nodiscard]] static std::size_t most_replicas(const cluster_state& state);
   void violate(std::string text);
 
   cluster_shape shape_;

@@ -288,5 +288,51 @@ TEST(placement_rollback, says_which_epochs_are_remembered) {
   EXPECT_THAT(why(h.command(roll_back_placement{{77}, false})), HasSubstr("epoch 77 is not remembered; there are 1-"));
 }
 
+apply_placement placed(std::initializer_list<apply_placement::placed_expert> experts) { return {experts, false}; }
+
+std::string node_of(const core_harness& h, const expert_id& expert) {
+  const auto& replicas = h.state().published->find(expert)->replicas;
+  return replicas.empty() ? "" : h.state().published->nodes[replicas.front().node].name.value;
+}
+
+TEST(placement_apply, experts_go_where_the_plan_has_them) {
+  auto h = two_nodes();
+  expert_id first{layer_id::of(0), 0}, second{layer_id::of(1), 1};
+  auto other = [&](const expert_id& expert) { return node_id{node_of(h, expert) == "a" ? "b" : "a"}; };
+  auto first_goes_to = other(first);
+  auto answer = h.command(placed({{second, {{"a"}, {"b"}}}, {first, {first_goes_to}}}));
+  ASSERT_TRUE(answer) << why(answer);
+  EXPECT_EQ(answer->replicas_to_move, 2U);
+  h.converge();
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_EQ(node_of(h, first), first_goes_to.value);
+  EXPECT_EQ(h.state().published->find(second)->replicas.size(), 2U);
+}
+
+TEST(placement_apply, nodes_exchange_experts_through_the_slots_that_are_free) {
+  auto h = two_nodes(4);
+  apply_placement exchange;
+  for (const auto& expert : h.state().experts)
+    exchange.experts.push_back({expert.id, {{node_of(h, expert.id) == "a" ? "b" : "a"}}});
+  auto counts = std::pair(h.replicas_on("a"), h.replicas_on("b"));
+  ASSERT_EQ(counts, std::pair(std::size_t{3}, std::size_t{3}));
+  ASSERT_TRUE(h.command(exchange));
+  h.converge();
+  EXPECT_EQ(newest(h).state, operation_state::done) << newest(h).reason;
+  for (const auto& placed_expert : exchange.experts)
+    EXPECT_EQ(node_of(h, placed_expert.expert), placed_expert.nodes.front().value) << to_string(placed_expert.expert);
+}
+
+TEST(placement_apply, says_what_is_wrong_with_it) {
+  auto h = two_nodes(3);
+  expert_id expert{layer_id::of(0), 0};
+  EXPECT_THAT(why(h.command(placed({}))), HasSubstr("no expert is named"));
+  EXPECT_THAT(why(h.command(placed({{expert, {}}}))), HasSubstr("0 nodes are not in 1-"));
+  EXPECT_THAT(why(h.command(placed({{expert, {{"a"}, {"a"}}}}))), HasSubstr("on a twice"));
+  EXPECT_THAT(why(h.command(placed({{expert, {{"z"}}}}))), HasSubstr("no node z"));
+  EXPECT_THAT(why(h.command(placed({{expert, {{"a"}}}, {expert, {{"b"}}}}))), HasSubstr("named twice"));
+  EXPECT_THAT(why(h.command(placed({{expert, {{"a"}, {"b"}}}}))), HasSubstr("would need 4 slots and has 3"));
+}
+
 }  // namespace
 }  // namespace troupe::coordinator::testing

@@ -1,6 +1,8 @@
-#include "coordinator/core/refresh_commands.hpp"
+#include "coordinator/core/bulk_commands.hpp"
 
 #include <algorithm>
+#include <map>
+#include <set>
 
 #include <fmt/format.h>
 
@@ -9,7 +11,7 @@
 #include "coordinator/core/versions.hpp"
 #include "model/gating.hpp"
 
-namespace troupe::coordinator::refresh_commands {
+namespace troupe::coordinator::bulk_commands {
 namespace {
 
 // One operation on many experts at a time: two would wait for each other's slots.
@@ -32,8 +34,7 @@ result<void> check_alone(const cluster_state& state) {
 std::uint64_t free_slots(const cluster_state& state, std::uint64_t experts) {
   std::uint64_t count = 0;
   for (const auto& [name, node] : state.nodes) {
-    if (node.removed || !node.is_expert() || node.is_draining() || !std::holds_alternative<node_serving>(node.life))
-      continue;
+    if (!takes_work(node)) continue;
     auto used = std::min<std::size_t>(node.slots.size(), node.facts.slots_total);
     count += std::min<std::uint64_t>(node.facts.slots_total - used, experts);
   }
@@ -47,9 +48,17 @@ std::uint32_t replicas_under(const cluster_state& state, const expert_wish& wish
 // The replicas that are loaded anew for these changes.
 std::uint64_t loads_of(const cluster_state& state, const wish_change& change) {
   if (change.before.version != change.after.version) return replicas_under(state, change.after);
-  auto before = replicas_under(state, change.before);
-  auto after = replicas_under(state, change.after);
-  return after > before ? after - before : 0;
+  const auto* served = state.published->find(change.expert);
+  if (served == nullptr || change.after.nodes.empty() || change.after.nodes == change.before.nodes) {
+    auto before = replicas_under(state, change.before);
+    auto after = replicas_under(state, change.after);
+    return after > before ? after - before : 0;
+  }
+  return static_cast<std::uint64_t>(std::ranges::count_if(change.after.nodes, [&](const node_id& name) {
+    return std::ranges::none_of(served->replicas, [&](const map_replica& replica) {
+      return state.published->nodes[replica.node].name == name;
+    });
+  }));
 }
 
 // A layer goes over as a whole: all its new replicas stand beside the old ones for a moment.
@@ -82,7 +91,10 @@ result<decision> begin(const cluster_state& state, operation_record operation, c
     outcome.replicas_to_move += static_cast<std::uint32_t>(loads);
     outcome.bytes_to_move += loads * state.find(change.expert)->bundle_bytes;
   }
-  if (auto room = check_room(state, operation.changes); !room) return fail(room.error());
+  // A planned placement has been checked node by node; its moves make room for each other.
+  if (operation.kind != operation_kind::apply) {
+    if (auto room = check_room(state, operation.changes); !room) return fail(room.error());
+  }
   operation.number = state.last_operation + 1;
   outcome.operation = operation_name(operation.number);
   outcome.verb = to_string(operation.kind);
@@ -172,6 +184,58 @@ result<void> check_gates(const cluster_state& state, const cluster_map& then) {
   return {};
 }
 
+result<wish_change> change_of(const cluster_state& state, const apply_placement::placed_expert& placed) {
+  auto expert = expert_commands::known_expert(state, placed.expert);
+  if (!expert) return fail(expert.error());
+  const auto name = to_string(placed.expert);
+  if (placed.nodes.empty() || placed.nodes.size() > limits::replicas_per_expert_max)
+    return fail(errc::invalid_request, fmt::format("expert {}: {} nodes are not in 1-{}", name, placed.nodes.size(),
+                                                   limits::replicas_per_expert_max));
+  if (!is_present(**expert))
+    return fail(errc::conflict, fmt::format("expert {} takes no part; add or restore it", name));
+  if ((*expert)->wish.pinned)
+    return fail(errc::conflict, fmt::format("expert {} is pinned; unpin it first: troupe expert unpin {}", name, name));
+  std::set<node_id> distinct;
+  for (const auto& node : placed.nodes) {
+    if (!distinct.insert(node).second)
+      return fail(errc::invalid_request, fmt::format("expert {} is to be on {} twice", name, node.value));
+    auto at = state.nodes.find(node);
+    if (at == state.nodes.end() || at->second.removed)
+      return fail(errc::not_found, fmt::format("no node {}", node.value));
+    if (!takes_work(at->second))
+      return fail(errc::conflict,
+                  fmt::format("{} is {} and takes no experts", node.value, troupe::to_string(shown_state(at->second))));
+  }
+  wish_change change{placed.expert, wish_to_return_to(**expert), wish_to_return_to(**expert)};
+  change.after.nodes = placed.nodes;
+  change.after.replicas.reset();
+  if (placed.nodes.size() != state.settings.replication)
+    change.after.replicas = static_cast<std::uint32_t>(placed.nodes.size());
+  return change;
+}
+
+// Every node has room for what it is to hold in the end.
+result<void> check_slots(const cluster_state& state, const std::vector<wish_change>& changes) {
+  std::map<node_id, std::int64_t> used;
+  for (const auto& [name, node] : state.nodes) used[name] = static_cast<std::int64_t>(node.slots.size());
+  for (const auto& change : changes) {
+    const auto* served = state.published->find(change.expert);
+    for (const auto& replica : served->replicas) --used[state.published->nodes[replica.node].name];
+    for (const auto& name : change.after.nodes) ++used[name];
+  }
+  for (const auto& change : changes) {
+    for (const auto& name : change.after.nodes) {
+      auto total = state.nodes.at(name).facts.slots_total;
+      if (used[name] <= static_cast<std::int64_t>(total)) continue;
+      return fail(errc::conflict,
+                  fmt::format("{} would need {} slots and has {}; the placement has changed since the plan, or is too "
+                              "large: plan again",
+                              name.value, used[name], total));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 result<decision> check(const cluster_state& state, const refresh_weights& what) {
@@ -233,4 +297,25 @@ result<decision> check(const cluster_state& state, const roll_back_placement& wh
   return begin(state, std::move(operation), std::move(outcome));
 }
 
-}  // namespace troupe::coordinator::refresh_commands
+result<decision> check(const cluster_state& state, const apply_placement& what) {
+  if (what.experts.empty()) return fail(errc::invalid_request, "no expert is named");
+  if (auto alone = check_alone(state); !alone) return fail(alone.error());
+  operation_record operation;
+  operation.kind = operation_kind::apply;
+  for (const auto& placed : what.experts) {
+    auto change = change_of(state, placed);
+    if (!change) return fail(change.error());
+    operation.changes.push_back(*std::move(change));
+  }
+  std::ranges::sort(operation.changes, {}, &wish_change::expert);
+  const auto is_same = [](const auto& a, const auto& b) { return a.expert == b.expert; };
+  if (auto twice = std::ranges::adjacent_find(operation.changes, is_same); twice != operation.changes.end())
+    return fail(errc::invalid_request, fmt::format("expert {} is named twice", to_string(twice->expert)));
+  if (auto enough = check_slots(state, operation.changes); !enough) return fail(enough.error());
+  operation.subject = fmt::format("{} experts", operation.changes.size());
+  command_outcome outcome;
+  outcome.message = fmt::format("{} experts go to where the plan has them", operation.changes.size());
+  return begin(state, std::move(operation), std::move(outcome));
+}
+
+}  // namespace troupe::coordinator::bulk_commands
