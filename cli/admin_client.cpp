@@ -206,6 +206,17 @@ result<json> admin_client::refresh(const std::string& folder, const std::string&
   return answer;
 }
 
+result<json> admin_client::schedule(std::chrono::milliseconds every, const std::string& folder, bool paused,
+                                    bool dry_run) {
+  proto::AdminRequest request;
+  auto& body = *request.mutable_schedule();
+  body.set_every_ms(static_cast<std::uint64_t>(every.count()));
+  body.set_folder(folder);
+  body.set_paused(paused);
+  body.set_dry_run(dry_run);
+  return state_->ask_for_document(request);
+}
+
 result<json> admin_client::apply(const std::map<expert_id, std::vector<std::string>>& places, bool dry_run) {
   proto::AdminRequest request;
   request.mutable_apply()->set_dry_run(dry_run);

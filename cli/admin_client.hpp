@@ -66,6 +66,9 @@ class admin_client {
   // invalid_request, corrupt and the like say what is wrong with the folder.
   [[nodiscard]] result<json> refresh(const std::string& folder, const std::string& layer, bool dry_run,
                                      std::chrono::milliseconds timeout);
+  // `every` 0: no longer. `paused`: only that; the rest is ignored.
+  [[nodiscard]] result<json> schedule(std::chrono::milliseconds every, const std::string& folder, bool paused,
+                                      bool dry_run);
   // On which nodes each of these experts is to be.
   [[nodiscard]] result<json> apply(const std::map<expert_id, std::vector<std::string>>& places, bool dry_run);
   [[nodiscard]] result<json> roll_back(std::uint64_t epoch, bool dry_run);

@@ -1,4 +1,4 @@
-// troupe refresh now and history.
+// troupe refresh now, schedule, pause and history.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -21,26 +21,73 @@ struct refresh_request {
   std::chrono::milliseconds timeout{std::chrono::minutes{30}};
 };
 
-result<exit_code> now(const session& s, const refresh_request& request) {
-  if (!request.layer.empty() && !parse_layer(request.layer)) {
-    print_error(fmt::format("'{}' is not a layer; write its number, or encoder.3", printable(request.layer)));
-    return exit_code::usage;
-  }
-  std::string folder = request.folder;
-  if (folder.empty()) {
+// Absolute; the model's own folder when none is given.
+result<std::string> folder_to_read(const session& s, const std::string& given) {
+  std::filesystem::path folder = given;
+  if (given.empty()) {
     const auto cluster = s.context();
     if (!cluster) return fail(cluster.error());
     folder = cluster->model;
   }
   std::error_code failure;
   const auto absolute = std::filesystem::weakly_canonical(folder, failure);
-  if (failure) return fail(errc::not_found, fmt::format("{}: {}", printable(folder), failure.message()));
+  if (failure) return fail(errc::not_found, fmt::format("{}: {}", printable(folder.string()), failure.message()));
+  return absolute.string();
+}
+
+result<exit_code> now(const session& s, const refresh_request& request) {
+  if (!request.layer.empty() && !parse_layer(request.layer)) {
+    print_error(fmt::format("'{}' is not a layer; write its number, or encoder.3", printable(request.layer)));
+    return exit_code::usage;
+  }
+  const auto folder = folder_to_read(s, request.folder);
+  if (!folder) return fail(folder.error());
   auto coordinator = s.coordinator();
   if (!coordinator) return fail(coordinator.error());
-  const auto answer = coordinator->refresh(absolute.string(), request.layer, s.options().dry_run, request.timeout);
+  const auto answer = coordinator->refresh(*folder, request.layer, s.options().dry_run, request.timeout);
   if (!answer) return fail(answer.error());
   return finish_operation(s, *coordinator, *answer, request.timeout);
 }
+
+struct schedule_request {
+  std::string folder;
+  std::chrono::milliseconds every{-1};  // not given
+};
+
+result<exit_code> show_schedule(const session& s) {
+  auto refreshes = fetch_document(s, {query_kind::refreshes});
+  if (!refreshes) return fail(refreshes.error());
+  const auto schedule = refreshes->value("schedule", json());
+  if (schedule.is_null()) {
+    print_note("no refresh is scheduled; see: troupe refresh schedule --help");
+    if (!s.prints_pages()) s.print(json::object(), {.items = "", .columns = {}, .name = ""});
+    return exit_code::ok;
+  }
+  s.print(schedule,
+          {.items = "",
+           .columns = {{"FROM", "from"}, {"EVERY SECONDS", "every_seconds"}, {"STATE", "state"}, {"LAST", "last"}},
+           .name = "{from}",
+           .vertical = true});
+  return exit_code::ok;
+}
+
+result<exit_code> send_schedule(const session& s, std::chrono::milliseconds every, const std::string& folder,
+                                bool paused) {
+  auto coordinator = s.coordinator();
+  if (!coordinator) return fail(coordinator.error());
+  const auto answer = coordinator->schedule(every, folder, paused, s.options().dry_run);
+  if (!answer) return fail(answer.error());
+  return finish_operation(s, *coordinator, *answer, std::chrono::milliseconds{0});
+}
+
+result<exit_code> schedule(const session& s, const schedule_request& request) {
+  if (request.every.count() < 0) return show_schedule(s);
+  const auto folder = folder_to_read(s, request.folder);
+  if (!folder) return fail(folder.error());
+  return send_schedule(s, request.every, *folder, false);
+}
+
+result<exit_code> pause(const session& s) { return send_schedule(s, {}, "", true); }
 
 result<exit_code> history(const session& s) {
   const auto refreshes = fetch_document(s, {query_kind::refreshes});
@@ -75,6 +122,17 @@ void add_refresh_verbs(verb_registry& verbs) {
       ->type_name("DIR");
   refreshing.add_option("--layer", request->layer, "only the experts of this MoE layer [all]")->type_name("LAYER");
   add_duration(refreshing, "--timeout", request->timeout, "how long to wait [30m]");
+  auto timing = std::make_shared<schedule_request>();
+  auto& scheduling =
+      verbs.verb(noun, "schedule", "Look for other weights again and again; without options: what is scheduled.",
+                 "  troupe refresh schedule --every 6h --from /models/next\n"
+                 "  troupe refresh schedule --every 0\n"
+                 "  troupe refresh schedule -o json",
+                 [timing](const session& s) { return schedule(s, *timing); });
+  add_duration(scheduling, "--every", timing->every, "how often, from 1s on; 0: no longer");
+  scheduling.add_option("--from", timing->folder, "as for refresh now [the model's own folder]")->type_name("DIR");
+  verbs.verb(noun, "pause", "Do not do what is scheduled until it is scheduled again.", "  troupe refresh pause",
+             &pause);
   verbs.verb(noun, "history", "The versions that refreshes brought, and how many experts serve each.",
              "  troupe refresh history\n  troupe refresh history -o json", &history);
 }

@@ -50,6 +50,11 @@ described describe(const cluster_state& state, const admin_command& command) {
             auto object = fmt::format("{} experts", what.experts.size());
             return described{object, fmt::format("placement apply: {}", object)};
           },
+          [&](const schedule_refresh& what) {
+            if (what.paused) return described{"refresh", "refresh pause"};
+            return described{what.folder,
+                             fmt::format("refresh schedule --every {}ms --from {}", what.every.count(), what.folder)};
+          },
           [&](const cancel_operation& what) {
             return described{what.operation, fmt::format("op cancel {}", what.operation)};
           },

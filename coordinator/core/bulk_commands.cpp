@@ -318,4 +318,41 @@ result<decision> check(const cluster_state& state, const apply_placement& what) 
   return begin(state, std::move(operation), std::move(outcome));
 }
 
+result<decision> check(const cluster_state& state, const schedule_refresh& what) {
+  using std::chrono::seconds;
+  command_outcome outcome;
+  outcome.verb = what.paused ? "pause" : "schedule";
+  outcome.state = "done";
+  auto schedule = state.schedule;
+  if (what.paused) {
+    if (schedule.every.count() == 0)
+      return fail(errc::not_found, "nothing is scheduled; see: troupe refresh schedule --help");
+    schedule.is_paused = true;
+    outcome.message = fmt::format("{} is not looked into until it is scheduled again", schedule.folder);
+    return decision{std::move(outcome), {std::move(schedule)}};
+  }
+  if (what.every.count() == 0) {
+    outcome.message = "no refresh is scheduled any more";
+    return decision{std::move(outcome), {schedule_record{}}};
+  }
+  if (what.every < seconds(1)) return fail(errc::invalid_request, "a folder is looked into at most once a second");
+  if (what.folder.empty() || what.folder.front() != '/')
+    return fail(errc::invalid_request, "a schedule needs the absolute path of a checkpoint folder: --from DIR");
+  outcome.message = fmt::format("{} is looked into every {} s, for the first time in that time", what.folder,
+                                std::chrono::duration_cast<seconds>(what.every).count());
+  return decision{std::move(outcome), {schedule_record{what.every, what.folder, false, unix_ms(state)}}};
+}
+
+void look_at_schedule(cluster_state& state) {
+  const auto& schedule = state.schedule;
+  bool is_on = schedule.every.count() > 0 && !schedule.is_paused;
+  bool is_ready = state.settled && state.term_durable && !state.stopping && !state.alarm && state.in_flight.empty();
+  if (!is_on || !is_ready || unix_ms(state) < schedule.last_unix_ms + schedule.every.count()) return;
+  if (!check_alone(state)) return;  // due until the one that is under way has ended
+  auto next = schedule;
+  next.last_unix_ms = unix_ms(state);
+  state.out.folder_to_read = schedule.folder;
+  state.persist({std::move(next)}, {});
+}
+
 }  // namespace troupe::coordinator::bulk_commands

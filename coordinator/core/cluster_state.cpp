@@ -17,6 +17,11 @@ cluster_state::cluster_state(cluster_settings s)
   durable_experts.resize(experts.size());
 }
 
+std::int64_t unix_ms(const cluster_state& state) {
+  auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - state.started);
+  return state.settings.started_unix_ms + passed.count();
+}
+
 const expert_entry* cluster_state::find(const expert_id& id) const {
   auto at = std::ranges::lower_bound(experts, id, {}, &expert_entry::id);
   return at != experts.end() && at->id == id ? &*at : nullptr;

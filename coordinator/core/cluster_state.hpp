@@ -241,6 +241,7 @@ struct cluster_state {
   std::uint64_t last_operation{};
   std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;  // since the start
   std::map<weights_version, source_record> sources;                                      // on disk
+  schedule_record schedule;                                                              // on disk
   bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
@@ -276,6 +277,9 @@ struct cluster_state {
   // Puts `records` into the output; `then` is kept until the result comes back.
   void persist(std::vector<store_record> records, persist_in_flight then);
 };
+
+// Wall clock, for people and schedules: as it was at the start, plus the time since.
+[[nodiscard]] std::int64_t unix_ms(const cluster_state& state);
 
 // The first record of that kind on its way to the disk for which `is_it` holds; nullptr: none. Valid until the next
 // step.

@@ -9,6 +9,7 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/admin_commands.hpp"
+#include "coordinator/core/bulk_commands.hpp"
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
@@ -162,6 +163,7 @@ void cluster_state_machine::restore(const durable_state& durable, const std::vec
     state.last_operation = std::max(state.last_operation, record.number);
   }
   for (const auto& record : durable.sources) state.sources[record.version] = record;
+  state.schedule = durable.schedule;
   for (auto& [name, node] : state.nodes) {
     if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());
   }
@@ -247,6 +249,7 @@ void cluster_state_machine::tick(time_point now) {
   reconciler::pass(*state_);
   policy_runner::pass(*state_);
   publisher::pass(*state_);
+  bulk_commands::look_at_schedule(*state_);
 }
 
 output cluster_state_machine::take_output() { return std::exchange(state_->out, {}); }

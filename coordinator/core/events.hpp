@@ -153,6 +153,13 @@ struct refresh_weights {
   // not the core.
   result<std::vector<found_expert>> found{};
 };
+// Looks into that folder again and again, and refreshes from it what has changed.
+struct schedule_refresh {
+  std::chrono::milliseconds every{};  // 0: no longer
+  std::string folder;
+  bool paused{};  // only pauses what is scheduled; the other members say nothing
+  bool dry_run{};
+};
 // Back to where the experts were in an earlier epoch, in which versions, and which of them took part.
 struct roll_back_placement {
   epoch_number epoch;
@@ -176,7 +183,8 @@ struct admin_command {
   std::string peer;
   std::string command_id;  // the same id again returns the same answer and does nothing twice
   std::variant<drain_node, undrain_node, remove_node, stop_cluster, migrate_expert, replicate_expert, pin_expert,
-               change_presence, refresh_weights, roll_back_placement, apply_placement, cancel_operation>
+               change_presence, refresh_weights, roll_back_placement, apply_placement, schedule_refresh,
+               cancel_operation>
       what;
   std::string who{};          // the key's user, or the admin socket
   std::int64_t at_unix_ms{};  // wall clock: for people only

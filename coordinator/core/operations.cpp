@@ -243,6 +243,8 @@ void committed(cluster_state& state, const persist_in_flight& done) {
       state.operations[now->number] = *now;
     } else if (const auto* source = std::get_if<source_record>(&item)) {
       state.sources[source->version] = *source;
+    } else if (const auto* schedule = std::get_if<schedule_record>(&item)) {
+      state.schedule = *schedule;
     } else if (const auto* erased = std::get_if<operation_erased>(&item)) {
       state.operations.erase(erased->number);
       state.operations_to_erase.erase(erased->number);
@@ -266,6 +268,7 @@ std::vector<store_record> all_records(const cluster_state& state) {
   for (const auto& expert : state.experts) records.emplace_back(wish_record{expert.id, expert.wish});
   for (const auto& [number, operation] : state.operations) records.emplace_back(operation);
   for (const auto& [version, source] : state.sources) records.emplace_back(source);
+  records.emplace_back(state.schedule);
   for (auto number : state.operations_to_erase) records.emplace_back(operation_erased{number});
   return records;
 }

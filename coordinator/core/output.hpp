@@ -130,11 +130,20 @@ struct source_record {
   friend bool operator==(const source_record&, const source_record&) = default;
 };
 
+// When to look into a folder again. One of them; `every` 0: none.
+struct schedule_record {
+  std::chrono::milliseconds every{};
+  std::string folder;
+  bool is_paused{};
+  std::int64_t last_unix_ms{};  // when it was looked into, or scheduled
+  friend bool operator==(const schedule_record&, const schedule_record&) = default;
+};
+
 // What an operator's command came to. Also the answer to the same command id later.
 struct command_outcome {
   std::string operation;  // id of what goes on in the background; empty: done already
   std::string verb;       // "drain", "undrain", "remove", "stop", "migrate", "replicate", "pin", "unpin", "prune",
-                          // "restore", "add", "refresh", "rollback", "apply", "cancel"
+                          // "restore", "add", "refresh", "rollback", "apply", "schedule", "pause", "cancel"
   node_id node;
   std::string state;    // "running", "done", "dry_run"
   std::string message;  // one line for a person
@@ -161,8 +170,9 @@ struct operation_erased {
   std::uint64_t number{};
 };
 
-using store_record = std::variant<cluster_record, node_record, node_erased, expert_record, command_record,
-                                  command_erased, wish_record, operation_record, operation_erased, source_record>;
+using store_record =
+    std::variant<cluster_record, node_record, node_erased, expert_record, command_record, command_erased, wish_record,
+                 operation_record, operation_erased, source_record, schedule_record>;
 
 // All records, as the store gives them back at start.
 struct durable_state {
@@ -173,6 +183,7 @@ struct durable_state {
   std::vector<wish_record> wishes;
   std::vector<operation_record> operations;
   std::vector<source_record> sources;
+  schedule_record schedule;
 };
 
 // -- messages to nodes ----------------------------------------------------------------------------------------------
@@ -253,9 +264,11 @@ struct output {
   std::optional<publication> published;  // 3. sent to every recipient
   std::vector<admin_reply> replies;      // 4. answered: acknowledged means durable
   std::vector<operator_event> events;    // 5. logged and kept
+  std::string folder_to_read{};          // 6. read; comes back as refresh_weights of nobody's. Empty: none
 
   [[nodiscard]] bool empty() const {
-    return persist.empty() && messages.empty() && !published && replies.empty() && events.empty();
+    return persist.empty() && messages.empty() && !published && replies.empty() && events.empty() &&
+           folder_to_read.empty();
   }
 };
 

@@ -53,9 +53,7 @@ void watch_presence(cluster_state& state) {
 void start(cluster_state& state, const proposal& made) {
   auto decided = std::visit([&](const auto& what) { return expert_commands::check(state, what); }, made.what);
   if (!decided || decided->records.empty()) return;  // as things are it cannot be done: looked at again next time
-  auto passed = std::chrono::duration_cast<std::chrono::milliseconds>(state.now - state.started);
-  operations::sign(state, decided->records, "policy: " + made.policy, state.settings.started_unix_ms + passed.count(),
-                   made.why);
+  operations::sign(state, decided->records, "policy: " + made.policy, unix_ms(state), made.why);
   state.persist(std::move(decided->records), {});
 }
 

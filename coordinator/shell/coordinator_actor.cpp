@@ -118,7 +118,18 @@ void coordinator_actor_state::finish_reading(admin_command command, result<std::
   handle(command);
 }
 
+std::optional<admin_command> coordinator_actor_state::take_scheduled() {
+  auto folder = std::exchange(folder_to_read_, "");
+  if (folder.empty()) return std::nullopt;
+  auto now = std::chrono::duration_cast<std::chrono::milliseconds>(std::chrono::system_clock::now().time_since_epoch());
+  admin_command command{"", fmt::format("schedule-{}", now.count()), refresh_weights{std::move(folder), {}, false}};
+  command.who = "the schedule";
+  command.at_unix_ms = now.count();
+  return take_in(command);
+}
+
 void coordinator_actor_state::perform(output out) {
+  if (!out.folder_to_read.empty()) folder_to_read_ = std::move(out.folder_to_read);
   for (auto& message : out.messages) settings_.ports->send(std::move(message));
   if (out.published) settings_.ports->publish(*std::move(out.published));
   for (auto& reply : out.replies) settings_.ports->reply(std::move(reply));
@@ -200,6 +211,8 @@ namespace {
 
 using coordinator_self = coordinator_actor::stateful_pointer<coordinator_actor_state>;
 
+void read_folder_of(coordinator_self self, admin_command command);
+
 // Hands records to the store, and asks for a pass behind everything that waits in the mailbox already.
 void continue_work(coordinator_self self) {
   auto& state = self->state;
@@ -216,6 +229,7 @@ void continue_work(coordinator_self self) {
               continue_work(self);
             });
   }
+  if (auto refresh = state.take_scheduled()) read_folder_of(self, *std::move(refresh));
   if (state.take_pass_due()) self->send(self, make_pass{});
 }
 

@@ -73,6 +73,8 @@ class coordinator_actor_state {
   [[nodiscard]] std::optional<admin_command> take_in(const event& what);
   // The command, with what was found in its folder.
   void finish_reading(admin_command command, result<std::vector<found_expert>> found);
+  // A scheduled refresh whose folder is to be read now.
+  [[nodiscard]] std::optional<admin_command> take_scheduled();
   // True once, after something arrived that a pass should look at soon.
   [[nodiscard]] bool take_pass_due();
   [[nodiscard]] const coordinator_settings& settings() const { return settings_; }
@@ -89,7 +91,8 @@ class coordinator_actor_state {
   member_view members_;
   epoch_number shown_epoch_;
   time_point shown_{};
-  std::string reading_;  // id of the command whose folder is being read; empty: none
+  std::string reading_;         // id of the command whose folder is being read; empty: none
+  std::string folder_to_read_;  // by the schedule; empty: none
   bool pass_due_{};
   bool pass_pending_{};
 };

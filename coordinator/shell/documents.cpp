@@ -346,7 +346,16 @@ std::string refreshes_document(const cluster_state& state) {
                      {"who", source.who},
                      {"since", iso_time(since)}});
   }
-  return json{{"items", std::move(items)}}.dump();
+  const auto& s = state.schedule;
+  json schedule = nullptr;
+  if (s.every.count() > 0) {
+    auto last = std::chrono::system_clock::time_point(std::chrono::milliseconds(s.last_unix_ms));
+    schedule = {{"every_seconds", std::chrono::duration<double>(s.every).count()},
+                {"from", s.folder},
+                {"state", s.is_paused ? "paused" : "active"},
+                {"last", iso_time(last)}};
+  }
+  return json{{"items", std::move(items)}, {"schedule", std::move(schedule)}}.dump();
 }
 
 std::string events_document(const event_log& events, std::uint64_t after) {

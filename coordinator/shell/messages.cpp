@@ -210,6 +210,11 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
     case body::kApply:
       command.what = placement_from(message.apply());
       return command;
+    case body::kSchedule: {
+      const auto& m = message.schedule();
+      command.what = schedule_refresh{std::chrono::milliseconds(m.every_ms()), m.folder(), m.paused(), m.dry_run()};
+      return command;
+    }
     case body::kCancel:
       command.what = cancel_operation{message.cancel().operation(), message.cancel().dry_run()};
       return command;

@@ -227,4 +227,19 @@ result<source_record> source_from_json(weights_version version, std::string_view
   });
 }
 
+std::string to_json(const schedule_record& schedule) {
+  return json{{"every_ms", schedule.every.count()},
+              {"folder", schedule.folder},
+              {"is_paused", schedule.is_paused},
+              {"last_unix_ms", schedule.last_unix_ms}}
+      .dump();
+}
+
+result<schedule_record> schedule_from_json(std::string_view text) {
+  return parse<schedule_record>(text, "schedule", [](const json& d) {
+    return schedule_record{std::chrono::milliseconds(d.at("every_ms").get<std::int64_t>()), d.at("folder"),
+                           d.at("is_paused"), d.at("last_unix_ms")};
+  });
+}
+
 }  // namespace troupe::coordinator

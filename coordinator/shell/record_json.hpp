@@ -21,6 +21,8 @@ namespace troupe::coordinator {
 [[nodiscard]] result<expert_wish> wish_from_json(std::string_view text);
 [[nodiscard]] std::string to_json(const operation_record& operation);
 [[nodiscard]] result<operation_record> operation_from_json(std::uint64_t number, std::string_view text);
+[[nodiscard]] std::string to_json(const schedule_record& schedule);
+[[nodiscard]] result<schedule_record> schedule_from_json(std::string_view text);
 [[nodiscard]] std::string to_json(const source_record& source);
 [[nodiscard]] result<source_record> source_from_json(weights_version version, std::string_view text);
 

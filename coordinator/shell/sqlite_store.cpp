@@ -39,6 +39,7 @@ PRAGMA user_version = 3;
 // What version 4 added.
 constexpr const char* schema_of_version_4 = R"(
 CREATE TABLE sources(version INTEGER PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE schedule(one INTEGER PRIMARY KEY CHECK (one = 1), document TEXT NOT NULL);
 PRAGMA user_version = 4;
 )";
 
@@ -150,6 +151,12 @@ class sqlite_store final : public store {
     if (done = load_wishes(state); !done) return fail(done.error());
     if (done = load_operations(state); !done) return fail(done.error());
     if (done = load_sources(state); !done) return fail(done.error());
+    done = each("SELECT document FROM schedule", [&](statement& row) -> result<void> {
+      auto schedule = schedule_from_json(row.text(0));
+      if (schedule) state.schedule = *std::move(schedule);
+      return schedule ? result<void>{} : fail(schedule.error());
+    });
+    if (!done) return fail(done.error());
     return state;
   }
 
@@ -232,6 +239,10 @@ class sqlite_store final : public store {
   result<void> put(const source_record& row) {
     return finish(query("INSERT OR REPLACE INTO sources VALUES(?, ?)"),
                   [&](statement& s) { s.bind(1, std::uint64_t{row.version.value}).bind(2, to_json(row)); });
+  }
+  result<void> put(const schedule_record& row) {
+    return finish(query("INSERT OR REPLACE INTO schedule VALUES(1, ?)"),
+                  [&](statement& s) { s.bind(1, to_json(row)); });
   }
   result<void> put(const operation_erased& row) {
     return finish(query("DELETE FROM operations WHERE number = ?"), [&](statement& s) { s.bind(1, row.number); });

@@ -207,3 +207,32 @@ def test_killed_in_the_middle_it_still_ends(random_model, variants, start_cluste
     cluster.wait_complete(1)
     served = variants[0] if state() == "done" else random_model
     assert_serves(cluster, served)
+
+
+def test_a_schedule_picks_up_newer_weights_until_it_is_paused(random_model, variants, start_cluster, tmp_path):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
+    folder = tmp_path / "newest"
+    shutil.copytree(random_model.folder, folder)
+
+    def publish(variant):
+        shutil.copy(variant.folder / "model.safetensors", folder / "model.tmp")
+        (folder / "model.tmp").rename(folder / "model.safetensors")
+
+    cluster.json("refresh", "schedule", "--every", "1s", "--from", str(folder))
+    assert cluster.json("refresh", "schedule")["state"] == "active"
+    with VersionedLoad(cluster, [random_model, *variants]) as load:
+        publish(variants[0])
+        wait_until(lambda: set(versions(cluster).values()) == {1, 2}, 60, "the schedule found version 2")
+        wait_until(lambda: cluster.status()["operations_running"] == 0, 60, "it is served")
+        assert_serves(cluster, variants[0])
+        cluster.json("refresh", "pause")
+        assert cluster.json("refresh", "schedule")["state"] == "paused"
+        publish(variants[1])
+        load.go_on()
+        done = cluster.json("refresh", "now", "--from", str(folder))
+        assert (done["state"], done["who"]) == ("done", "the admin socket")
+        assert_serves(cluster, variants[1])
+    assert load.failures == []
+    assert [item["who"] for item in cluster.json("refresh", "history")["items"]] == ["the schedule", "the admin socket"]
+    assert cluster.json("refresh", "schedule", "--every", "0s")["state"] == "done"
+    assert cluster.run("refresh", "pause").returncode != 0

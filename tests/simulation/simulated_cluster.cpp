@@ -421,6 +421,7 @@ void simulated_cluster::save(const std::vector<store_record>& records) {
                    [&](const command_record& row) { put(disk_.commands, &command_record::command_id, row); },
                    [&](const wish_record& row) { put(disk_.wishes, &wish_record::expert, row); },
                    [&](const operation_record& row) { put(disk_.operations, &operation_record::number, row); },
+                   [&](const schedule_record& row) { disk_.schedule = row; },
                    [&](const source_record& row) { put(disk_.sources, &source_record::version, row); },
                    [&](const operation_erased& gone) {
                      std::erase_if(disk_.operations, [&](const auto& row) { return row.number == gone.number; });

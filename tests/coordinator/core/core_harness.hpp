@@ -182,6 +182,7 @@ class core_harness {
   std::vector<node_message> messages;
   std::vector<admin_reply> replies;
   std::vector<operator_event> events;
+  std::vector<std::string> folders_read;
   std::optional<error> store_failure;  // of every write from now on
   bool is_disk_slow{};                 // writes wait for write_next
   std::deque<output> unwritten;
@@ -215,6 +216,7 @@ class core_harness {
       std::ranges::move(out.messages, std::back_inserter(messages));
       std::ranges::move(out.replies, std::back_inserter(replies));
       std::ranges::move(out.events, std::back_inserter(events));
+      if (!out.folder_to_read.empty()) folders_read.push_back(out.folder_to_read);
     }
     if (!out.persist.empty()) machine_->step(persist_result{out.ticket, written ? std::nullopt : store_failure}, now);
   }
@@ -238,6 +240,7 @@ class core_harness {
               std::erase_if(disk_.operations, [&](auto& x) { return x.number == r.number; });
             },
             [&](const source_record& r) { put(disk_.sources, r, [&](auto& x) { return x.version == r.version; }); },
+            [&](const schedule_record& r) { disk_.schedule = r; },
             [&](const node_erased& r) { std::erase_if(disk_.nodes, [&](auto& x) { return x.node == r.node; }); },
             [&](const command_erased& r) {
               std::erase_if(disk_.commands, [&](auto& x) { return x.command_id == r.command_id; });

@@ -334,5 +334,42 @@ TEST(placement_apply, says_what_is_wrong_with_it) {
   EXPECT_THAT(why(h.command(placed({{expert, {{"a"}, {"b"}}}}))), HasSubstr("would need 4 slots and has 3"));
 }
 
+TEST(refresh_schedule, a_folder_is_read_when_it_is_due_and_once_for_what_was_missed) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(schedule_refresh{10s, "/next"}));
+  h.pass(9s);
+  EXPECT_TRUE(h.folders_read.empty());
+  h.pass(2s);
+  EXPECT_EQ(h.folders_read.size(), 1U);
+  h.pass(20s);
+  EXPECT_EQ(h.folders_read.size(), 3U);
+  ASSERT_TRUE(h.command(schedule_refresh{{}, "", true}));
+  h.pass(60s);
+  EXPECT_EQ(h.folders_read.size(), 3U) << "paused";
+  ASSERT_TRUE(h.command(schedule_refresh{10s, "/next"}));
+
+  auto settings = two_layers();
+  settings.started_unix_ms = 3'600'000;  // an hour later
+  core_harness again(settings, h.disk());
+  for (const char* node : {"a", "b"}) {
+    again.join(node);
+    again.beating[node] = 1;
+    again.report(node, h.held[node]);
+  }
+  again.add_router("r");
+  again.pass(2s);
+  EXPECT_THAT(again.folders_read, ::testing::ElementsAre("/next"));
+  ASSERT_TRUE(again.command(schedule_refresh{0s, ""}, "another"));
+  again.pass(60s);
+  EXPECT_EQ(again.folders_read.size(), 1U);
+}
+
+TEST(refresh_schedule, says_what_is_wrong_with_it) {
+  auto h = two_nodes();
+  EXPECT_THAT(why(h.command(schedule_refresh{{}, "", true})), HasSubstr("nothing is scheduled"));
+  EXPECT_THAT(why(h.command(schedule_refresh{std::chrono::milliseconds(10), "/next"})), HasSubstr("once a second"));
+  EXPECT_THAT(why(h.command(schedule_refresh{10s, "next"})), HasSubstr("absolute path"));
+}
+
 }  // namespace
 }  // namespace troupe::coordinator::testing

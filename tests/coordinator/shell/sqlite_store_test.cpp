@@ -144,7 +144,8 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
 TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
   run_sql(file,
-          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; ALTER TABLE experts DROP COLUMN masked; "
+          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; DROP TABLE schedule; ALTER TABLE experts DROP "
+          "COLUMN masked; "
           "PRAGMA user_version = 1");
   auto opened = open_sqlite_store(file);
   ASSERT_TRUE(opened) << opened.error().message;
