@@ -303,6 +303,9 @@ result<decision> check(const cluster_state& state, const change_presence& what) 
     }
     if (auto enough = check_layer_without(state, what.expert); !enough) return fail(enough.error());
     wish.presence = expert_presence::pruned;
+    // It comes back to where it was: which experts share a node decides in which order a row is summed, so elsewhere
+    // the same weights would give other last bits.
+    if (wish.nodes.empty()) wish.nodes = places;
     operation.replicas_after = 0;
     outcome.message =
         fmt::format("rows that would choose expert {} choose another one; {} replicas are freed ({})",

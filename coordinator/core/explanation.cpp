@@ -74,11 +74,12 @@ class explainer {
   }
 
   // Who is behind a wish: the newest operation of that kind, if it is still known.
-  [[nodiscard]] std::string credit(operation_kind what) const {
+  [[nodiscard]] std::string credit(operation_kind what, std::optional<operation_kind> or_what = {}) const {
     for (auto at = state_.operations.rbegin(); at != state_.operations.rend(); ++at) {
       const auto& operation = at->second;
       bool holds = operation.state == operation_state::running || operation.state == operation_state::done;
-      if (!holds || operation.kind != what || operation.expert != expert_.id) continue;
+      bool is_it = operation.kind == what || operation.kind == or_what;
+      if (!holds || !is_it || operation.expert != expert_.id) continue;
       auto text = operation_name(operation.number) + (operation.who.empty() ? "" : " by " + operation.who);
       return operation.why.empty() ? text : fmt::format("{} ({})", text, operation.why);
     }
@@ -97,9 +98,9 @@ class explainer {
                                   wanted_replicas(state_, expert_) == 1 ? "replica is" : "replicas are",
                                   wish.replicas ? credit(operation_kind::replicate) : "the cluster's replication"));
     if (!wish.nodes.empty()) {
-      reasons.push_back(wish.pinned
-                            ? fmt::format("pinned to {} by an operator", names(wish.nodes))
-                            : fmt::format("moved to {}: {}", names(wish.nodes), credit(operation_kind::migrate)));
+      reasons.push_back(wish.pinned ? fmt::format("pinned to {} by an operator", names(wish.nodes))
+                                    : fmt::format("put on {}: {}", names(wish.nodes),
+                                                  credit(operation_kind::migrate, operation_kind::restore)));
     }
     auto window = std::chrono::duration_cast<std::chrono::seconds>(limits::traffic_window).count();
     if (result_.rows_in_window == 0) {
@@ -141,9 +142,8 @@ class explainer {
       lines.push_back(fmt::format("not added yet; let it take part: troupe expert add {}", name_));
     if (!is_present(expert_)) return;
     if (!wish.nodes.empty()) {
-      lines.push_back(
-          fmt::format("{}; let the planner move it: troupe expert unpin {}",
-                      wish.pinned ? "pinned by an operator" : "it was moved, and stays where it was moved to", name_));
+      lines.push_back(fmt::format("{}; let the planner move it: troupe expert unpin {}",
+                                  wish.pinned ? "pinned by an operator" : "it stays where it was put", name_));
     }
     if (wish.replicas) {
       lines.push_back(fmt::format("{} replicas are its own number; as others: troupe expert replicate {} --count {}",

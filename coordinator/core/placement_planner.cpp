@@ -104,6 +104,7 @@ class planner {
         if (accepts(n) && chosen_[e].size() < count_[e]) chosen_[e].push_back(n);
       }
     }
+    keep_in_mind();
     for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
       for (const auto& replica : input_.experts[e].replicas) {
         assert(replica.node < input_.nodes.size() && !holds(e, replica.node));
@@ -115,6 +116,18 @@ class planner {
         count(e, replica.node, 1);
       }
       std::ranges::sort(plan_.wanted[e]);
+    }
+  }
+
+  // Experts that are out for now still weigh where they were: evening out would give their places away.
+  void keep_in_mind() {
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      const auto& expert = input_.experts[e];
+      if (expert.count != 0U) continue;
+      for (auto n : expert.chosen) {
+        loads_[n].total += expert.load;
+        loads_[n].by_layer[layer_of_[e]] += expert.load;
+      }
     }
   }
 

@@ -50,7 +50,7 @@ struct planner_expert {
   std::vector<planner_replica> replicas;  // at most one per node
   std::vector<std::uint32_t> avoid;       // nodes that failed to load it a moment ago
   std::optional<std::uint32_t> count{};   // how many replicas instead of planner_input::replication; 0: none is to stay
-  std::vector<std::uint32_t> chosen{};    // an operator's nodes, the most important first
+  std::vector<std::uint32_t> chosen{};    // an operator's nodes, the most important first; with count 0: where it was
 };
 
 struct planner_input {

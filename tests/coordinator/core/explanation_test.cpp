@@ -64,7 +64,7 @@ TEST(explanation, of_a_migration_under_way_and_after_it) {
   seen = of(h, 0);
   ASSERT_EQ(seen.replicas.size(), 1U);
   EXPECT_EQ(seen.replicas[0].node.value, to);
-  EXPECT_TRUE(has(seen.reasons, "moved to " + to + ": op-1"));
+  EXPECT_TRUE(has(seen.reasons, "put on " + to + ": op-1"));
   EXPECT_TRUE(has(seen.would_change, "troupe expert unpin 0/0"));
   EXPECT_FALSE(has(seen.would_change, "the planner moves it"));
   EXPECT_TRUE(seen.under_way.empty());

@@ -113,6 +113,22 @@ TEST(placement_planner, balances_at_a_bounded_number_of_moves) {
   for (const auto& move : plan.moves) EXPECT_EQ(move.reason, move_reason::balance);
 }
 
+TEST(placement_planner, leaves_the_places_of_pruned_experts_free) {
+  auto input = blank({node("a", 8), node("b", 8)}, 8, 1);
+  auto first = plan_placement(input);
+  input = carried_out(input, first);
+  for (std::uint32_t e = 0; e < 8; e += 2) {  // all of them were on one node
+    ASSERT_EQ(first.wanted[e], std::vector<std::uint32_t>{0});
+    input.experts[e].count = 0;
+    input.experts[e].chosen = first.wanted[e];
+    input.experts[e].replicas.clear();
+    ++input.nodes[0].slots_free;
+  }
+  EXPECT_TRUE(plan_placement(input).moves.empty());
+  for (auto& expert : input.experts) expert.count.reset();
+  EXPECT_EQ(plan_placement(input).wanted, first.wanted);
+}
+
 TEST(placement_planner, avoids_a_node_that_failed_a_moment_ago) {
   auto input = blank({node("a", 4), node("b", 4)}, 1, 1);
   input.experts[0].avoid = {0};

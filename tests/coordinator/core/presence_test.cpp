@@ -83,6 +83,23 @@ TEST(presence, a_restored_expert_is_chosen_only_when_it_can_be_served) {
   EXPECT_EQ(h.state().operations_ended.at({operation_kind::restore, operation_state::done}), 1U);
 }
 
+TEST(presence, a_restored_expert_is_where_it_was) {
+  auto h = two_nodes(gated(4, 2));
+  auto places = [&] {
+    std::vector<std::vector<node_id>> all;
+    for (const auto& expert : h.state().experts) all.push_back(expert.wanted);
+    return all;
+  };
+  auto before = places();
+  for (std::uint32_t e : {0U, 1U}) ASSERT_TRUE(change(h, verb::prune, e));
+  h.converge();
+  for (std::uint32_t e : {1U, 0U}) {  // the other way round: each node is the emptier one once
+    ASSERT_TRUE(change(h, verb::restore, e));
+    h.converge();
+  }
+  EXPECT_EQ(places(), before);
+}
+
 TEST(presence, too_few_experts_for_a_row_are_never_left) {
   auto h = two_nodes(gated(3, 2));
   ASSERT_TRUE(change(h, verb::prune, 0));
