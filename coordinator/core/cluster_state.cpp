@@ -5,7 +5,7 @@
 namespace troupe::coordinator {
 
 cluster_state::cluster_state(cluster_settings s)
-    : settings(std::move(s)), long_traffic(settings.policies.prune_window) {
+    : settings(std::move(s)), long_traffic(settings.policies.prune_window), long_norms(settings.policies.prune_window) {
   std::ranges::sort(settings.experts, {}, &expert_spec::id);
   for (const auto& spec : settings.experts) {
     expert_entry expert;

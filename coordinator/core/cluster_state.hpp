@@ -255,6 +255,7 @@ struct cluster_state {
 
   traffic_window traffic;                         // of the last minute
   traffic_window long_traffic;                    // of policy_settings::prune_window
+  traffic_window long_norms;                      // the same, of gate weight x output norm, in thousandths
   traffic_window masked_rows, masked_mass;        // of the last minute; mass in millionths
   std::map<expert_id, time_point> present_since;  // while the pruning policy is on: when it began to look at it
   time_point policies_due;

@@ -31,8 +31,11 @@ void note_stats(cluster_state& state, const stats_report& report) {
     if (state.find(traffic.expert) == nullptr) continue;
     const auto& id = traffic.expert;
     rows += state.traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
-    if (state.settings.policies.prunes)
+    if (state.settings.policies.prunes) {
       state.long_traffic.report(report.node, report.incarnation, id, traffic.rows_total, state.now);
+      auto thousandths = static_cast<std::uint64_t>(std::clamp(traffic.weighted_norm_total, 0.0, 1e15) * 1e3);
+      state.long_norms.report(report.node, report.incarnation, id, thousandths, state.now);
+    }
     if (traffic.masked_rows_total == 0) continue;  // all that expert nodes say
     state.masked_rows.report(report.node, report.incarnation, id, traffic.masked_rows_total, state.now);
     auto millionths = static_cast<std::uint64_t>(std::max(traffic.masked_mass_total, 0.0) * 1e6);

@@ -91,6 +91,7 @@ struct expert_traffic {
   // Routers, of a masked expert: rows gated meanwhile, and the gate probability that they would have given it.
   std::uint64_t masked_rows_total{};
   double masked_mass_total{};
+  double weighted_norm_total{};  // expert nodes: sum over its rows of gate weight x norm of its output
 };
 
 struct stats_report {

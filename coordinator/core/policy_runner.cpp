@@ -30,6 +30,7 @@ expert_load look_at_expert(const cluster_state& state, const expert_entry& exper
   load.is_fixed = expert.wish.pinned || is_changing;
   load.rows = state.traffic.of(expert.id, state.now).rows_in_window;
   load.long_rows = state.long_traffic.of(expert.id, state.now).rows_in_window;
+  load.long_norm = static_cast<double>(state.long_norms.of(expert.id, state.now).rows_in_window) / 1e3;
   load.masked_rows = state.masked_rows.of(expert.id, state.now).rows_in_window;
   auto mass = static_cast<double>(state.masked_mass.of(expert.id, state.now).rows_in_window) / 1e6;
   load.masked_share = load.masked_rows == 0 ? 0 : mass / static_cast<double>(load.masked_rows);

@@ -67,7 +67,8 @@ stats_report stats_from(const proto::NodeStats& m) {
                               expert.rows_total(),
                               expert.calls_total(),
                               expert.masked_rows_total(),
-                              expert.masked_mass_total()});
+                              expert.masked_mass_total(),
+                              expert.weighted_norm_total()});
   }
   return report;
 }

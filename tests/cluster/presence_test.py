@@ -199,3 +199,33 @@ def test_a_policy_adds_the_experts_that_rows_miss(random_model, start_cluster):
     assert len(added) >= 2 * layers
     assert {o["who"] for o in added} == {"policy: progressive addition"}
     assert all("of the gate probability of" in o["why"] for o in added)
+
+
+def test_a_policy_prunes_what_no_row_chooses_and_restore_brings_the_same_bits(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, policies="prune", prune_window="10s")
+    cold = {f"{layer}/{expert}" for layer in random_model.layers for expert in COME_AND_GO}
+    hot = [expert for expert in range(random_model.experts) if expert not in COME_AND_GO]
+    hidden = random_model.rows(16 * len(hot), 9)
+    ids = np.array([(expert, hot[i - 1]) for i, expert in enumerate(hot)] * 16, dtype=np.int32)
+    weights = np.full(ids.shape, 0.5, dtype=np.float32)
+    with cluster.connect() as client:
+        before = [client.layer(layer, hidden) for layer in random_model.layers]
+
+        def is_pruned():
+            for layer in random_model.layers:
+                client.experts(layer, hidden, ids, weights)
+            status = cluster.status()
+            return (status["pruned_experts"], status["operations_running"]) == (len(cold), 0)
+
+        wait_until(is_pruned, 90, "the cold experts are pruned")
+        # Nothing is sent from here on, so none of them is judged again.
+        pruned = [o for o in cluster.json("op", "list")["items"] if o["kind"] == "prune"]
+        assert {o["object"] for o in pruned} == cold
+        assert {o["who"] for o in pruned} == {"policy: pruning"}
+        assert all("gate weight x output norm" in o["why"] for o in pruned)
+        for expert in sorted(cold, reverse=True):
+            cluster.json("expert", "restore", expert)
+        after = [client.layer(layer, hidden) for layer in random_model.layers]
+    for a, b in zip(before, after):
+        for name in ("output", "expert_ids", "expert_weights"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))

@@ -20,7 +20,9 @@ struct policy_settings {
   std::uint64_t add_queue_rows{};  // and as many rows wait at the expert nodes; 0: does not matter
   // -- pruning
   bool prunes{};
-  double prune_share{0.02};  // of its layer's traffic
+  double prune_share{0.02};  // of its layer's rows, and of what they add to the layer's output
+  // Of a layer's gate probability, for pruned experts together: when they have it, no further one goes.
+  double prune_masked_max{0.05};
   std::chrono::steady_clock::duration prune_window{limits::prune_window};
   // -- balancing
   bool balances{};
@@ -36,13 +38,14 @@ struct node_load {
 struct expert_load {
   std::uint32_t index{};
   bool is_present{};
-  bool is_dormant{};                 // not present because it is not added yet
+  bool is_dormant{};                 // not present because it is not added yet; otherwise pruned, if not present
   bool is_fixed{};                   // pinned, or an operation is under way on it
   std::vector<std::uint32_t> nodes;  // that serve it; indices into policy_input::nodes
   std::uint64_t rows{};              // in the last minute
   double masked_share{};             // of a masked expert, in the last minute: gate probability per row
   std::uint64_t masked_rows{};       // rows that were gated meanwhile
   std::uint64_t long_rows{};         // in policy_settings::prune_window
+  double long_norm{};                // meanwhile: sum over its rows of gate weight x norm of its output
   bool was_watched{};                // present for the whole of that window
 };
 

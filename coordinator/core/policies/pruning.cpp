@@ -1,8 +1,13 @@
-// Dynamic pruning: an expert with hardly any of its layer's traffic for a long time is taken out; restore brings it
-// back.
+// Dynamic pruning: an expert that hardly matters to its layer for a long time is taken out; restore brings it back.
+//
+//   matters   its share of the layer's rows, or of the layer's sum over rows of gate weight x norm of the expert's
+//   output
+//             (what it adds to the outputs, as expert nodes report it live), whichever is larger
+//   budget    of each row's gate probability so much may belong to pruned experts: what those that are out would get
+//   now,
+//             as routers measure it, and this one's share on top. Traffic that comes back shows there first.
 #include <algorithm>
-#include <numeric>
-#include <tuple>
+#include <optional>
 
 #include <fmt/format.h>
 
@@ -10,32 +15,61 @@
 #include "coordinator/core/policies/policy.hpp"
 
 namespace troupe::coordinator {
+namespace {
+
+struct candidate {
+  expert_id expert;
+  double matters{};  // shares
+  double norm_share{};
+  double masked_share{};  // of the layer's pruned experts together
+  std::uint64_t rows{}, layer_rows{};
+};
+
+std::optional<candidate> coldest_of(const layer_load& layer, const policy_settings& settings) {
+  candidate result;
+  double layer_norm = 0;
+  for (const auto& expert : layer.experts) {
+    result.layer_rows += expert.long_rows;
+    layer_norm += expert.long_norm;
+    if (!expert.is_present && !expert.is_dormant) result.masked_share += expert.masked_share;
+  }
+  if (layer.is_changing || result.layer_rows < limits::policy_rows_min) return std::nullopt;
+  const expert_load* least = nullptr;
+  for (const auto& expert : layer.experts) {
+    if (!expert.is_present || expert.is_fixed || !expert.was_watched) continue;
+    double rows = static_cast<double>(expert.long_rows) / static_cast<double>(result.layer_rows);
+    double norm = layer_norm > 0 ? expert.long_norm / layer_norm : 0;
+    if (least != nullptr && std::max(rows, norm) >= result.matters) continue;
+    least = &expert;
+    result.matters = std::max(rows, norm);
+    result.norm_share = norm;
+  }
+  if (least == nullptr || result.matters >= settings.prune_share) return std::nullopt;
+  if (result.masked_share + result.matters > settings.prune_masked_max) return std::nullopt;
+  result.expert = {layer.id, least->index};
+  result.rows = least->long_rows;
+  return result;
+}
+
+}  // namespace
 
 std::vector<proposal> propose_prunes(const policy_input& input, const policy_settings& settings) {
-  std::vector<std::tuple<double, expert_id, std::uint64_t, std::uint64_t>> coldest;  // by layer
+  std::vector<candidate> coldest;
   for (const auto& layer : input.layers) {
-    if (layer.is_changing) continue;
-    auto rows = std::accumulate(layer.experts.begin(), layer.experts.end(), std::uint64_t{0},
-                                [](auto sum, const expert_load& expert) { return sum + expert.long_rows; });
-    if (rows < limits::policy_rows_min) continue;
-    const expert_load* least = nullptr;
-    for (const auto& expert : layer.experts) {
-      if (!expert.is_present || expert.is_fixed || !expert.was_watched) continue;
-      if (least == nullptr || expert.long_rows < least->long_rows) least = &expert;
-    }
-    if (least == nullptr) continue;
-    auto share = static_cast<double>(least->long_rows) / static_cast<double>(rows);
-    if (share >= settings.prune_share) continue;
-    coldest.emplace_back(share, expert_id{layer.id, least->index}, least->long_rows, rows);
+    if (auto found = coldest_of(layer, settings)) coldest.push_back(*found);
   }
-  std::ranges::stable_sort(coldest, {}, [](const auto& item) { return std::get<0>(item); });
+  std::ranges::stable_sort(coldest, {}, &candidate::matters);
+  auto hours = std::chrono::duration<double, std::ratio<3600>>(settings.prune_window).count();
   std::vector<proposal> proposals;
-  for (const auto& [share, expert, rows, of] : coldest) {
-    auto hours = std::chrono::duration<double, std::ratio<3600>>(settings.prune_window).count();
-    proposals.push_back({change_presence{expert, change_presence::verb::prune, false}, "pruning",
-                         fmt::format("{} of its layer's {} rows in {:.1f} h were its own, {:.2f} % (pruned under "
-                                     "{:.1f} %)",
-                                     rows, of, hours, 100 * share, 100 * settings.prune_share)});
+  for (const auto& cold : coldest) {
+    auto rows_share = static_cast<double>(cold.rows) / static_cast<double>(cold.layer_rows);
+    proposals.push_back(
+        {change_presence{cold.expert, change_presence::verb::prune, false}, "pruning",
+         fmt::format(
+             "{} of its layer's {} rows in {:.3g} h were its own, {:.2f} %, and {:.2f} % of their gate weight x "
+             "output norm (pruned under {:.1f} %); {:.1f} % of the layer's gate probability is pruned already",
+             cold.rows, cold.layer_rows, hours, 100 * rows_share, 100 * cold.norm_share, 100 * settings.prune_share,
+             100 * cold.masked_share)});
   }
   return proposals;
 }

@@ -78,7 +78,7 @@ TEST(pruning, takes_out_the_coldest_expert_below_its_share) {
   auto made = propose_prunes(input, {});
   ASSERT_THAT(made, SizeIs(1));
   EXPECT_EQ(std::get<change_presence>(made[0].what).expert.index, 3U);
-  EXPECT_THAT(made[0].why, HasSubstr("40 of its layer's 10000 rows in 24.0 h were its own, 0.40 %"));
+  EXPECT_THAT(made[0].why, HasSubstr("40 of its layer's 10000 rows in 24 h were its own, 0.40 %"));
 }
 
 TEST(pruning, judges_only_what_it_watched_and_nothing_that_is_fixed) {
@@ -91,6 +91,31 @@ TEST(pruning, judges_only_what_it_watched_and_nothing_that_is_fixed) {
   EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 5000), cold}), {}), IsEmpty());
   EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 500), serving(1, {1}, 1)}), {}), IsEmpty()) << "too few rows";
   EXPECT_THAT(propose_prunes(one_layer({serving(0, {0}, 900), serving(1, {1}, 900)}), {}), IsEmpty());
+}
+
+TEST(pruning, keeps_an_expert_whose_few_rows_weigh_much) {
+  auto input = one_layer({serving(0, {0}, 9900), serving(1, {1}, 60), serving(2, {1}, 40)});
+  auto& experts = input.layers[0].experts;
+  experts[0].long_norm = 9000;
+  experts[1].long_norm = 50;
+  experts[2].long_norm = 950;
+  auto made = propose_prunes(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  EXPECT_EQ(std::get<change_presence>(made[0].what).expert.index, 1U) << "2 has fewer rows, and 9.5 % of what counts";
+  EXPECT_THAT(made[0].why, HasSubstr("0.60 %, and 0.50 % of their gate weight x output norm"));
+  experts[1].is_fixed = true;
+  EXPECT_THAT(propose_prunes(input, {}), IsEmpty());
+}
+
+TEST(pruning, stops_when_rows_miss_what_is_out_already) {
+  auto out = masked(2, 0.03);
+  out.is_dormant = false;
+  auto input = one_layer({serving(0, {0}, 9900), serving(1, {1}, 100), out});
+  EXPECT_THAT(propose_prunes(input, {}), SizeIs(1));
+  input.layers[0].experts[2].masked_share = 0.045;
+  EXPECT_THAT(propose_prunes(input, {}), IsEmpty()) << "with its own 1 % more than 5 %";
+  input.layers[0].experts[2].is_dormant = true;
+  EXPECT_THAT(propose_prunes(input, {}), SizeIs(1)) << "that one was never there";
 }
 
 TEST(balancing, replicates_the_expert_that_no_move_can_even_out) {
@@ -162,7 +187,11 @@ class policies_in_a_cluster : public ::testing::Test {
       for (std::uint32_t e = 0; e < rows_per_second.size(); ++e) rows_[e] += rows_per_second[e];
       for (const char* name : {"a", "b"}) {
         stats_report report{{name}, {1}, 0, 0, {}};
-        for (const auto& slot : h->held[name]) report.experts.push_back({slot.expert, rows_[slot.expert.index], 0});
+        for (const auto& slot : h->held[name]) {
+          auto rows = rows_[slot.expert.index];
+          report.experts.push_back(
+              {slot.expert, rows, 0, 0, 0, weight_of_rows_[slot.expert.index] * static_cast<double>(rows)});
+        }
         h->step(report);
       }
       h->converge(1s);
@@ -188,6 +217,7 @@ class policies_in_a_cluster : public ::testing::Test {
 
   std::optional<core_harness> h;
   std::map<std::uint32_t, std::uint64_t> rows_;
+  std::map<std::uint32_t, double> weight_of_rows_;  // gate weight x output norm
   std::uint64_t missed_rows_{};
   std::map<std::uint32_t, double> missed_mass_;
 };
@@ -229,6 +259,16 @@ TEST_F(policies_in_a_cluster, cold_experts_are_pruned_after_the_window_but_never
   EXPECT_THAT(explained.reasons[0], AllOf(HasSubstr("op-1 by policy: pruning"), HasSubstr("(pruned under 2.0 %)")));
   work(120s, {800, 1, 0, 0});
   EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ") << "a row needs two";
+}
+
+TEST_F(policies_in_a_cluster, what_expert_nodes_report_of_outputs_keeps_an_expert) {
+  auto made = settings(4);
+  made.policies.prunes = true;
+  made.policies.prune_window = 60s;
+  start(std::move(made));
+  weight_of_rows_ = {{0, 1}, {1, 1}, {2, 100}, {3, 1}};
+  work(100s, {500, 300, 2, 1});
+  EXPECT_EQ(operations(), "prune 3: policy: pruning; ");
 }
 
 TEST_F(policies_in_a_cluster, a_hot_expert_gets_a_second_replica) {
