@@ -159,4 +159,9 @@ result<load_trace> read_load_trace(const std::filesystem::path& file) {
   return parse_load_trace(csv, printable(file.filename().string()));
 }
 
+load_source source_of(const load_trace& trace) {
+  return {trace.layers, trace.experts, static_cast<std::uint32_t>(trace.steps.size()),
+          [&trace](const step_visitor& use) { trace.each_step(use); }};
+}
+
 }  // namespace troupe::cli

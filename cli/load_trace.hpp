@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/simulation/load_source.hpp"
 #include "common/error.hpp"
 
 namespace troupe::cli {
@@ -38,6 +39,9 @@ struct load_trace {
 [[nodiscard]] result<load_trace> parse_load_trace(std::istream& csv, const std::string& name);
 // not_found when it cannot be opened.
 [[nodiscard]] result<load_trace> read_load_trace(const std::filesystem::path& file);
+
+// @pre `trace` outlives it
+[[nodiscard]] load_source source_of(const load_trace& trace);
 
 template <class Use>
 void load_trace::each_step(Use use) const {

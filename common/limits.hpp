@@ -202,6 +202,8 @@ inline constexpr std::size_t policy_operations_max = 4;
 // What balancing must take away from a layer's imbalance for a move to be worth its copy.
 inline constexpr double balance_gain_min = 0.05;
 inline constexpr std::size_t traffic_window_buckets = 6;
+// Of the fair share of its layer's load: an expert with less is cold.
+inline constexpr double cold_share = 0.05;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
 
@@ -260,6 +262,9 @@ inline constexpr std::size_t chat_template_output_bytes_max = 16 * mib;
 
 // Rows of a file with loads: 32 bytes each; 58 layers of 256 experts for 3,000 steps.
 inline constexpr std::size_t load_trace_rows_max = 50'000'000;
+// Steps of a simulation with synthetic loads, about 100 bytes each; slots that it prints with --show-placement.
+inline constexpr std::uint32_t simulated_steps_max = 1'000'000;
+inline constexpr std::uint64_t shown_slots_max = 10'000'000;
 
 // -- log ----------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,13 @@ std::set<std::uint32_t> experts_of(slots held) {
   return experts;
 }
 
+// One more than the largest that is placed.
+std::size_t expert_end(slots placement) {
+  std::size_t end = 0;
+  for (auto e : placement) end = std::max<std::size_t>(end, e == no_expert ? 0 : e + 1);
+  return end;
+}
+
 std::uint32_t count_missing(const std::set<std::uint32_t>& wanted, const std::set<std::uint32_t>& there) {
   return static_cast<std::uint32_t>(std::ranges::count_if(wanted, [&](auto e) { return !there.contains(e); }));
 }
@@ -102,18 +109,37 @@ double imbalance(std::span<const double> loads, slots placement, slots node_slot
 }
 
 std::uint32_t count_moves(slots before, slots after, slots node_slots) {
-  std::vector<std::set<std::uint32_t>> held_before;
-  each_node(before, node_slots, [&](std::size_t, slots held) { held_before.push_back(experts_of(held)); });
+  const auto experts = std::max(expert_end(before), expert_end(after));
+  std::vector<std::size_t> had_by(experts), counted_for(experts);  // the last node, from 1, that had it
   std::uint32_t moves = 0;
-  each_node(after, node_slots,
-            [&](std::size_t n, slots held) { moves += count_missing(experts_of(held), held_before[n]); });
+  std::size_t first = 0;
+  each_node(after, node_slots, [&](std::size_t n, slots held) {
+    for (auto e : before.subspan(first, held.size())) {
+      if (e != no_expert) had_by[e] = n + 1;
+    }
+    first += held.size();
+    for (auto e : held) {
+      if (e == no_expert || had_by[e] == n + 1 || counted_for[e] == n + 1) continue;
+      counted_for[e] = n + 1;
+      ++moves;
+    }
+  });
   return moves;
 }
 
 std::uint32_t count_wasted(slots placement, slots node_slots) {
-  std::size_t wasted = 0;
-  each_node(placement, node_slots, [&](std::size_t, slots held) { wasted += held.size() - experts_of(held).size(); });
-  return static_cast<std::uint32_t>(wasted);
+  std::vector<std::size_t> had_by(expert_end(placement));
+  std::uint32_t wasted = 0;
+  each_node(placement, node_slots, [&](std::size_t n, slots held) {
+    for (auto e : held) {
+      if (e == no_expert || had_by[e] == n + 1) {
+        ++wasted;
+      } else {
+        had_by[e] = n + 1;
+      }
+    }
+  });
+  return wasted;
 }
 
 std::vector<std::uint32_t> rename_nodes(slots before, slots after, std::uint32_t slots_per_node) {
