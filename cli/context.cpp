@@ -25,6 +25,8 @@ json to_json(const cluster_options& options) {
           {"policies", options.policies},
           {"prune_share", options.prune_share},
           {"prune_window_ms", options.prune_window.count()},
+          {"route_groups", options.route_groups},
+          {"route_groups_kept", options.route_groups_kept},
           {"dtype", options.dtype},
           {"device", options.device},
           {"transport", options.transport},
@@ -46,6 +48,8 @@ cluster_options options_from(const json& value) {
   options.policies = value.value("policies", "");
   options.prune_share = value.value("prune_share", options.prune_share);
   options.prune_window = std::chrono::milliseconds{value.value("prune_window_ms", options.prune_window.count())};
+  options.route_groups = value.value("route_groups", 0U);
+  options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);
   options.dtype = value.at("dtype");
   options.device = value.at("device");
   options.transport = value.at("transport");

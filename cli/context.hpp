@@ -23,6 +23,8 @@ struct cluster_options {
   std::string policies{};          // of add, balance, prune; empty: none
   double prune_share{0.02};
   std::chrono::milliseconds prune_window{std::chrono::hours{24}};
+  std::uint32_t route_groups{};  // rows choose inside some of so many groups only; 0: as the family says
+  std::uint32_t route_groups_kept{2};
   std::string dtype{"auto"};
   std::string device{"cpu"};
   std::string transport{"ipc"};  // ipc | tcp

@@ -133,6 +133,7 @@ class planner {
           std::to_string(options_.prune_window / std::chrono::seconds{1})}) {
       command.push_back(word);
     }
+    add_route_groups(command);
     if (tcp()) {
       auto port = ports_.take("127.0.0.1", 3);
       if (!port) return fail(port.error());
@@ -169,6 +170,7 @@ class planner {
     auto command = daemon_command(inputs_, "troupe-router", name, http);
     command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control, "--threads",
                                    std::to_string(inputs_.router_threads)});
+    add_route_groups(command);
     if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});
     if (!options_.api_key_file.empty()) command.insert(command.end(), {"--api-key-file", options_.api_key_file});
     if (options_.no_auth) command.emplace_back("--no-auth");
@@ -182,6 +184,13 @@ class planner {
     plan_.routers.push_back({name, client, "http://" + http});
     plan_.processes.push_back({"router", name, {}, std::move(command)});
     return {};
+  }
+
+  // The coordinator places by what the routers do.
+  void add_route_groups(std::vector<std::string>& command) const {
+    if (options_.route_groups == 0) return;
+    command.insert(command.end(), {"--route-groups", std::to_string(options_.route_groups), "--route-groups-kept",
+                                   std::to_string(options_.route_groups_kept)});
   }
 
   const launch_inputs& inputs_;

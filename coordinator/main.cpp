@@ -25,6 +25,10 @@ int main(int argc, char** argv) {
             "what is done without being asked: add, balance, prune, or some of them with commas; default: nothing");
   flags.add("--prune-share", settings.prune_share, "prune: under this share of its layer's traffic");
   flags.add("--prune-window-seconds", settings.prune_window_seconds, "prune: for as long as this");
+  flags.add(
+      "--route-groups", settings.groups.groups,
+      "routers limit rows to some of so many groups of experts: place by them; 0: by the family's groups, if any");
+  flags.add("--route-groups-kept", settings.groups.kept, "how many of the groups");
   flags.add("--listen", settings.listen,
             "control address, tcp://HOST:PORT (P+1: heartbeats, P+2: admin); default: ipc");
   flags.add("--cluster-id", settings.cluster_id, "default: the launcher's, the one on disk, or a new one");

@@ -13,6 +13,7 @@ namespace troupe::model {
 namespace {
 
 constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+constexpr auto limit_score = group_score::max;  // of a group_limit
 
 // The experts of one row with what decides about them. All spans and vectors are N long.
 struct row_scores {
@@ -204,6 +205,36 @@ result<void> check_reach(const gating& gate, expert_mask mask, const std::option
                   reach, gate.num_experts, groups ? fmt::format(" in {} groups", gate.top_k_groups) : "", gate.top_k));
 }
 
+// Why a layer cannot be gated under the limit.
+result<void> check_limit(const moe_layer& layer, const group_limit& limit) {
+  const auto& gate = layer.gate;
+  const auto refuse = [&](errc code, const std::string& why) {
+    return fail(
+        code, fmt::format("route groups {}, kept {}: layer {} {}", limit.groups, limit.kept, to_string(layer.id), why));
+  };
+  if (gate.num_groups > 1) {
+    return refuse(errc::conflict, fmt::format("has {} groups of its own and keeps {}, exactly; leave the option out",
+                                              gate.num_groups, gate.top_k_groups));
+  }
+  if (gate.capacity.order != fill_order::none) {
+    return refuse(errc::conflict, "has a capacity: rows that moved would push others out; leave the option out");
+  }
+  if (gate.num_experts % limit.groups != 0) {
+    return refuse(
+        errc::invalid_request,
+        fmt::format("has {} experts, not to be cut into groups of equal size; choose a divisor", gate.num_experts));
+  }
+  if (limit.kept == 0 || limit.kept > limit.groups) {
+    return refuse(errc::invalid_request, fmt::format("needs 1 to {} kept groups", limit.groups));
+  }
+  if (auto reach = gate.num_experts / limit.groups * limit.kept; reach < gate.top_k) {
+    return refuse(errc::invalid_request, fmt::format("needs {} experts for a row, and {} are in the kept groups; keep "
+                                                     "more of them, or make fewer",
+                                                     gate.top_k, reach));
+  }
+  return {};
+}
+
 }  // namespace
 
 result<void> check_mask(const gating& gate, expert_mask mask) {
@@ -234,6 +265,34 @@ masked_load look_behind_mask(const gating& gate, std::span<const float> correcti
     load.rows[e] += mask[e] == 0 ? 1 : 0;
   }
   return load;
+}
+
+result<std::vector<gating>> limit_groups(const description& model, const group_limit& limit) {
+  std::vector<gating> gates;
+  for (const auto& layer : model.layers) {
+    gates.push_back(layer.gate);
+    if (limit.groups == 0) continue;
+    if (auto fits = check_limit(layer, limit); !fits) return fail(fits.error());
+    gates.back().groups = limit_score;
+    gates.back().num_groups = limit.groups;
+    gates.back().top_k_groups = limit.kept;
+  }
+  return gates;
+}
+
+result<routing> choose_limited(const gating& whole, const gating& limited, std::span<const float> correction_bias,
+                               std::span<const float> logits, expert_mask mask) {
+  auto exact = choose_experts(whole, correction_bias, logits, mask);
+  if (!exact || !check_mask(limited, mask)) return exact;
+  auto chosen = choose_experts(limited, correction_bias, logits, mask);
+  if (!chosen) return chosen;
+  const std::size_t k = whole.top_k;
+  chosen->limited.resize(chosen->expert_ids.size() / k);
+  for (std::size_t row = 0; row < chosen->limited.size(); ++row) {
+    const auto* ids = chosen->expert_ids.data() + row * k;
+    chosen->limited[row] = std::equal(ids, ids + k, exact->expert_ids.data() + row * k) ? 0 : 1;
+  }
+  return chosen;
 }
 
 result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,

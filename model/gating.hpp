@@ -23,6 +23,7 @@ struct routing {
   std::vector<std::int32_t> expert_ids;  // [T, k], best first; the choice before capacity
   std::vector<float> weights;            // [T, k]
   std::vector<std::uint8_t> dropped;     // [T, k]: 1 where the capacity dropped the assignment; empty when dropless
+  std::vector<std::uint8_t> limited{};   // [T]: 1 where a group_limit changed the choice; empty: no limit at work
 };
 
 // Which experts may be chosen; empty span: all. mask[e] != 0 means present.
@@ -43,6 +44,27 @@ using expert_mask = std::span<const std::uint8_t>;
 // when its logits are not finite.
 [[nodiscard]] result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
                                              std::span<const float> logits, expert_mask mask = {});
+
+// An option for families whose gate knows no groups, and an approximation: neighbouring experts make `groups` groups of
+// equal size, and a row chooses inside its `kept` best groups only. A group scores by its best
+// expert: measured (bench/groups), that costs less than the sum of its two best, and nothing at all with kept >= k,
+// where the k best experts are in the kept groups by themselves.
+struct group_limit {
+  std::uint32_t groups{};  // 0: no limit
+  std::uint32_t kept{2};
+};
+
+// Each layer's gate under the limit, in the order of model.layers; without a limit the gates as they are.
+// invalid_request with layer and numbers when the experts cannot be cut like that or the kept groups hold fewer than k;
+// conflict when the family's own gate has groups, or a capacity.
+[[nodiscard]] result<std::vector<gating>> limit_groups(const description& model, const group_limit& limit);
+
+// choose_experts under the `limited` gate; routing::limited says which rows would have got other experts by the `whole`
+// one. Where the mask leaves too few experts in the kept groups, all rows choose by the whole gate. Errors and @pre as
+// choose_experts. @pre limited is what limit_groups made of `whole`
+[[nodiscard]] result<routing> choose_limited(const gating& whole, const gating& limited,
+                                             std::span<const float> correction_bias, std::span<const float> logits,
+                                             expert_mask mask = {});
 
 // Whether rows can be gated under the mask at all: unavailable with the numbers when no choice of groups leaves k
 // experts.

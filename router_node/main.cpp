@@ -38,6 +38,9 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
   parser.add("--api-key-file", options.api_keys, "keys that HTTP clients must show, one per line; default: none");
   parser.add("--no-auth", options.no_auth, "serve HTTP beyond loopback without keys");
   parser.add("--coordinator", options.coordinator, "control address; default: the ipc socket in the run folder");
+  parser.add("--route-groups", options.groups.groups,
+             "a row chooses inside some of so many groups of experts only: an approximation; 0: as the family says");
+  parser.add("--route-groups-kept", options.groups.kept, "how many of the groups");
   parser.add("--listen", flags.listen, "client addresses, ipc:// or tcp://, separated by commas");
   return parser.parse(argc, argv);
 }

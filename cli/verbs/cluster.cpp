@@ -27,6 +27,7 @@ view status_view() {
                       {"MOE LAYERS", "model/layers"},
                       {"EXPERTS PER LAYER", "model/experts_per_layer"},
                       {"NODES", "node_states"},
+                      {"ROUTING", "routing"},
                       {"TERM", "term"},
                       {"EPOCH", "epoch"},
                       {"UNROUTABLE EXPERTS", "unroutable_experts"},
@@ -103,6 +104,13 @@ std::string summary_of_nodes(const json& status) {
   return text.empty() ? "none" : text;
 }
 
+std::string summary_of_routing(const json& status) {
+  if (!status.contains("route_groups")) return "as the model defines it";
+  const auto& limit = status.at("route_groups");
+  return fmt::format("approximate: inside {} of {} groups of experts", limit.at("kept").get<std::uint32_t>(),
+                     limit.at("groups").get<std::uint32_t>());
+}
+
 result<exit_code> status(const session& s) {
   const auto context = s.context();
   if (!context) return fail(context.error());
@@ -116,6 +124,7 @@ result<exit_code> status(const session& s) {
   }
   if (s.prints_pages()) {
     document["node_states"] = summary_of_nodes(document);
+    document["routing"] = summary_of_routing(document);
   }
   s.print(document, status_view());
   return exit_code::ok;

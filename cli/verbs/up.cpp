@@ -16,6 +16,7 @@
 #include "cli/launcher.hpp"
 #include "cli/terminal.hpp"
 #include "model/checkpoint.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -96,6 +97,8 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("active-experts", wanted.active_experts, running.active_experts);
   compare("policies", wanted.policies, running.policies);
   compare("prune-share", wanted.prune_share, running.prune_share);
+  compare("route-groups", wanted.route_groups, running.route_groups);
+  compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
   compare("dtype", wanted.dtype, running.dtype);
   compare("device", wanted.device, running.device);
   compare("transport", wanted.transport, running.transport);
@@ -272,6 +275,11 @@ result<exit_code> up(const session& s, const up_request& request) {
   if (!data_dir) return fail(data_dir.error());
   auto model = open_model(request.model);
   if (!model) return fail(model.error());
+  const model::group_limit limit{request.options.route_groups, request.options.route_groups_kept};
+  if (auto fits = model::limit_groups(model->description, limit); !fits) {
+    print_error(fits.error().message);
+    return exit_code::usage;
+  }
   if (s.options().dry_run) return show_plan(*data_dir, request, *model);
   if (auto made = make_data_dir(*data_dir); !made) return fail(made.error());
   auto lock = std::make_unique<result<launch_lock>>(launch_lock::take(*data_dir));
@@ -319,6 +327,9 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--prune-share", options.prune_share, "prune: under this share of its layer's traffic [0.02]")
       ->check(CLI::Range(0.0001, 0.9));
   add_duration(verb, "--prune-window", options.prune_window, "prune: for as long as this [24h]");
+  verb.add_option("--route-groups", options.route_groups,
+                  "an approximation: rows choose inside the best of so many groups of experts only [off]");
+  verb.add_option("--route-groups-kept", options.route_groups_kept, "how many groups a row chooses inside [2]");
   verb.add_option("--dtype", options.dtype, "what experts compute in: auto, f32 or bf16 [auto]")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   verb.add_option("--device", options.device, "cpu, or reference (plain loops) [cpu]")

@@ -22,6 +22,7 @@
 #include "coordinator/core/policies/policy.hpp"
 #include "coordinator/core/traffic_window.hpp"
 #include "model/description.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::coordinator {
 
@@ -43,7 +44,8 @@ struct cluster_settings {
   std::uint32_t replication{1};
   std::uint32_t expert_nodes{1};              // how many the first placement waits for
   std::vector<expert_spec> experts;           // ordered by id
-  std::map<layer_id, model::gating> gates{};  // of each layer that has experts: what may be masked
+  std::map<layer_id, model::gating> gates{};  // of each layer that has experts: what may be masked, and its groups
+  model::group_limit route_groups{};          // what made groups where the family has none: for people
   policy_settings policies{};
   std::int64_t started_unix_ms{};  // wall clock at the start: for people only
   std::uint32_t active_experts{};  // per layer, at the cluster's first start; the others are added later; 0: all

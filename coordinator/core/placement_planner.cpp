@@ -9,6 +9,8 @@
 #include <string>
 #include <tuple>
 
+#include "coordinator/core/expert_groups.hpp"
+
 namespace troupe::coordinator {
 namespace {
 
@@ -25,7 +27,10 @@ class planner {
       trim(e);
     }
     place();
-    if (input_.balance) balance();
+    if (input_.balance) {
+      gather();
+      balance();
+    }
     report_missing();
     return std::move(plan_);
   }
@@ -64,6 +69,7 @@ class planner {
   void count(std::uint32_t e, std::uint32_t n, double sign) {
     loads_[n].total += sign * input_.experts[e].load;
     loads_[n].by_layer[layer_of_[e]] += sign * input_.experts[e].load;
+    groups_.count(e, n, sign > 0, is_chosen(e, n));
   }
   void record(move_kind kind, std::uint32_t e, std::uint32_t n, move_reason reason,
               std::optional<std::uint32_t> replaces = {}) {
@@ -88,6 +94,7 @@ class planner {
       auto number = static_cast<std::uint32_t>(layers.size());
       layer_of_.push_back(layers.try_emplace(expert.id.layer, number).first->second);
     }
+    groups_ = expert_groups(input_);
     for (const auto& node : input_.nodes) {
       loads_.push_back({0, std::vector<double>(layers.size()), node.accepts ? node.slots_free : 0});
     }
@@ -172,15 +179,18 @@ class planner {
 
   [[nodiscard]] std::uint32_t fullest(std::uint32_t e) const {
     return *std::ranges::max_element(plan_.wanted[e], {}, [&](std::uint32_t n) {
-      return std::tuple(!is_chosen(e, n), is_leaving(e, n), zone_mates(e, n) > 1, fill(n), layer_fill(n, e),
-                        !is_ready(e, n), n);
+      return std::tuple(!is_chosen(e, n), is_leaving(e, n), zone_mates(e, n) > 1, -groups_.held(e, n), fill(n),
+                        layer_fill(n, e), !is_ready(e, n), n);
     });
   }
 
   // The best node for one more replica, or `nowhere`.
   [[nodiscard]] std::uint32_t choose(std::uint32_t e) const {
     std::uint32_t best = nowhere;
-    auto score = [&](std::uint32_t n) { return std::tuple(zone_mates(e, n), layer_fill(n, e), fill(n), n); };
+    auto score = [&](std::uint32_t n) {
+      return std::tuple(zone_mates(e, n), groups_.distance(e, n), groups_.lacks_room(e, n, loads_[n].room),
+                        layer_fill(n, e), fill(n), n);
+    };
     for (std::uint32_t n = 0; n < input_.nodes.size(); ++n) {
       if (!accepts(n) || loads_[n].room == 0 || has_copy(e, n) || avoids(e, n)) continue;
       if (best == nowhere || score(n) < score(best)) best = n;
@@ -225,18 +235,41 @@ class planner {
     search_failed_ = true;  // one search over all experts per plan: the next plan tries again
   }
 
-  // The expert whose move from `from` to `to` helps the layers' own balance most.
-  [[nodiscard]] std::uint32_t expert_to_move(std::uint32_t from, std::uint32_t to) const {
-    std::uint32_t best = nowhere;
+  // May balancing or gathering move it?
+  [[nodiscard]] bool may_move(std::uint32_t e, std::uint32_t from, std::uint32_t to) const {
+    if (!holds(e, from) || is_chosen(e, from) || !is_ready(e, from) || has_copy(e, to) || avoids(e, to)) return false;
+    return zone_mates(e, from) > 1 || !shares_zone_elsewhere(e, from, to);
+  }
+
+  // What of e's group would leave the node as one: all that it holds of it, or what is more than its share. Begins with
+  // the first of them; of an expert without group: itself.
+  [[nodiscard]] std::vector<std::uint32_t> part_of(std::uint32_t e, std::uint32_t from) const {
+    std::vector<std::uint32_t> part;
+    for (auto mate : groups_.mates(e)) {
+      if (holds(mate, from) && !is_chosen(mate, from)) part.push_back(mate);
+    }
+    part.resize(groups_.leaving(e, part.size()));
+    return part;
+  }
+  [[nodiscard]] bool may_move(const std::vector<std::uint32_t>& part, std::uint32_t from, std::uint32_t to) const {
+    return !part.empty() && loads_[to].room >= part.size() && groups_.takes(part.front(), to, part.size()) &&
+           std::ranges::all_of(part, [&](std::uint32_t e) { return may_move(e, from, to); });
+  }
+
+  // The experts whose move from `from` to `to` helps the layers' own balance most.
+  [[nodiscard]] std::vector<std::uint32_t> part_to_move(std::uint32_t from, std::uint32_t to) const {
+    std::vector<std::uint32_t> best;
     double best_gain = 0;
     for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
-      if (!holds(e, from) || is_chosen(e, from) || !is_ready(e, from) || has_copy(e, to) || avoids(e, to)) continue;
-      if (zone_mates(e, from) < 2 && shares_zone_elsewhere(e, from, to)) continue;
       double gain = layer_fill(from, e) - layer_fill(to, e);
-      if (best == nowhere || gain > best_gain) {
-        best = e;
-        best_gain = gain;
-      }
+      if ((!best.empty() && gain <= best_gain) || !may_move(e, from, to)) continue;
+      auto part = part_of(e, from);
+      const auto size = static_cast<double>(part.size());
+      const bool is_even =
+          (loads_[from].total - size) / input_.nodes[from].slots >= (loads_[to].total + size) / input_.nodes[to].slots;
+      if (part.empty() || part.front() != e || !is_even || !may_move(part, from, to)) continue;
+      best = std::move(part);
+      best_gain = gain;
     }
     return best;
   }
@@ -246,10 +279,52 @@ class planner {
         plan_.wanted[e], [&](std::uint32_t n) { return n != from && input_.nodes[n].zone == input_.nodes[to].zone; });
   }
 
+  // What is on its way already shows as surplus: at most so many moves at a time.
+  [[nodiscard]] bool may_begin_move() const { return surplus_ + made_room_ + moved_ < input_.balance_moves_max; }
+
+  void move(std::uint32_t e, std::uint32_t from, std::uint32_t to, move_reason reason) {
+    add(e, to, reason, from);
+    remove(e, from);
+    record(move_kind::drop, e, from, reason);
+    ++moved_;
+  }
+
+  void move(const std::vector<std::uint32_t>& part, std::uint32_t from, std::uint32_t to, move_reason reason) {
+    for (auto e : part) move(e, from, to, reason);
+  }
+
+  void gather() {
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      if (groups_.mates(e).size() < 2 || groups_.mates(e).front() != e) continue;
+      std::vector<std::uint32_t> holders;
+      for (std::uint32_t n = 0; n < input_.nodes.size(); ++n) {
+        if (groups_.held(e, n) > 0) holders.push_back(n);
+      }
+      if (may_begin_move() && holders.size() > 1) gather_once(e, holders);
+    }
+  }
+
+  // Brings what one node holds of the group to another that holds some. Of two nodes to the one that is emptier
+  // afterwards: that does not change while the experts move one by one, so no move is undone.
+  void gather_once(std::uint32_t e, const std::vector<std::uint32_t>& holders) {
+    for (auto from : holders) {
+      for (auto to : holders) {
+        if (from == to) continue;
+        const auto part = part_of(e, from);
+        const auto other = part_of(e, to);
+        if (!may_move(part, from, to)) continue;
+        const auto after = [&](std::uint32_t n, const std::vector<std::uint32_t>& more) {
+          return std::tuple((loads_[n].total + static_cast<double>(more.size())) / input_.nodes[n].slots,
+                            -groups_.held(e, n), n);
+        };
+        if (may_move(other, to, from) && after(from, other) < after(to, part)) continue;
+        return move(part, from, to, move_reason::gather);
+      }
+    }
+  }
+
   void balance() {
-    // What is on its way already shows as surplus: at most so many moves at a time.
-    for (auto moves = surplus_ + made_room_; moves < input_.balance_moves_max; ++moves) {
-      if (!balance_once()) return;
+    while (may_begin_move() && balance_once()) {
     }
   }
 
@@ -265,11 +340,9 @@ class planner {
         double source_after = (loads_[*from].total - 1) / input_.nodes[*from].slots;
         double target_after = (loads_[to].total + 1) / input_.nodes[to].slots;
         if (source_after < target_after) break;  // the next sources are emptier still
-        auto e = expert_to_move(*from, to);
-        if (e == nowhere) continue;
-        add(e, to, move_reason::balance, *from);
-        remove(e, *from);
-        record(move_kind::drop, e, *from, move_reason::balance);
+        auto part = part_to_move(*from, to);
+        if (part.empty()) continue;
+        move(part, *from, to, move_reason::balance);
         return true;
       }
     }
@@ -293,6 +366,8 @@ class planner {
   std::vector<node_load> loads_;
   std::uint32_t surplus_{};
   std::uint32_t made_room_{};
+  std::uint32_t moved_{};  // by gathering and balancing
+  expert_groups groups_;
   bool search_failed_{};
   placement_plan plan_;
 };
@@ -315,6 +390,8 @@ std::string_view to_string(move_reason reason) {
       return "evens out the nodes";
     case move_reason::chosen:
       return "an operator chose the node";
+    case move_reason::gather:
+      return "brings a group's experts together";
   }
   return "unknown";
 }

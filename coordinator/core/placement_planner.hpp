@@ -7,15 +7,19 @@
 //   3 place     fewer than wanted: experts without any replica first; on another node and, where possible, another
 //   zone,
 //               the node with the smallest share of this layer, then the emptiest
+//               the experts of a group (rows choose them together) on one node, or as few nodes of one zone as there
+//               are for a group; the first of them goes where there is room for the others
 //   4 make room when free slots are only left on nodes that hold the expert already, another expert moves over
-//   5 balance   a few moves from the fullest to the emptiest node, when that leaves both at most equally full
+//   5 gather    what two nodes hold of one group comes together on one of them
+//   6 balance   a few moves from the fullest to the emptiest node, when that leaves both at most equally full; what a
+//               node holds of a group moves as one
 //
-// Making room and balancing never touch what an operator chose.
+// Making room, gathering and balancing never touch what an operator chose, and groups do not follow it.
 //
 // Fullness is load per slot, so unequal nodes fill up alike. Loads are all 1 until traffic is taken into account.
-// Every step lowers the same measure, so a plan that has been carried out is planned again as it is: no move is undone.
-// The plan says what is wanted; that a replica may only go when its successors serve is the caller's rule.
-// Deterministic: equal input gives an equal plan. Any thread.
+// Every step lowers the same measure (how scattered the groups are, then how uneven the nodes), so a plan that has been
+// carried out is planned again as it is: no move is undone. The plan says what is wanted; that a replica may only go
+// when its successors serve is the caller's rule. Deterministic: equal input gives an equal plan. Any thread.
 #pragma once
 
 #include <cstdint>
@@ -51,6 +55,7 @@ struct planner_expert {
   std::vector<std::uint32_t> avoid;       // nodes that failed to load it a moment ago
   std::optional<std::uint32_t> count{};   // how many replicas instead of planner_input::replication; 0: none is to stay
   std::vector<std::uint32_t> chosen{};    // an operator's nodes, the most important first; with count 0: where it was
+  std::optional<std::uint32_t> group{};   // of its layer: rows choose these experts together
 };
 
 struct planner_input {
@@ -62,7 +67,16 @@ struct planner_input {
 };
 
 enum class move_kind : std::uint8_t { add, drop };
-enum class move_reason : std::uint8_t { first_replica, replication, drain, surplus, make_room, balance, chosen };
+enum class move_reason : std::uint8_t {
+  first_replica,
+  replication,
+  drain,
+  surplus,
+  make_room,
+  balance,
+  chosen,
+  gather
+};
 [[nodiscard]] std::string_view to_string(move_reason reason);
 
 struct planned_move {

@@ -172,6 +172,8 @@ std::string of(const cluster_state& state, const planner_input& view, const plan
       return "make room: the only free slots were on nodes that had another expert already";
     case move_reason::balance:
       return "balance: nodes are filled evenly";
+    case move_reason::gather:
+      return "groups: the experts that rows choose together stand together";
     case move_reason::surplus:
       break;
   }

@@ -284,6 +284,12 @@ std::vector<node_id> places_to_choose(const cluster_state& state, const expert_e
   return places;
 }
 
+std::optional<std::uint32_t> group_of(const cluster_state& state, const expert_id& expert) {
+  const auto gate = state.settings.gates.find(expert.layer);
+  if (gate == state.settings.gates.end() || gate->second.num_groups < 2) return std::nullopt;
+  return expert.index / (gate->second.num_experts / gate->second.num_groups);
+}
+
 }  // namespace
 
 planner_input planner_view(const cluster_state& state, const node_id* leaving) {
@@ -297,7 +303,7 @@ planner_input planner_view(const cluster_state& state, const node_id* leaving) {
   view.experts.reserve(state.experts.size());
   for (const auto& expert : state.experts) {
     auto count = is_present(expert) ? expert.wish.replicas : std::optional(0U);
-    view.experts.push_back({expert.id, 1.0, {}, {}, count, {}});
+    view.experts.push_back({expert.id, 1.0, {}, {}, count, {}, group_of(state, expert.id)});
   }
   std::map<node_id, std::uint32_t> index;
   for (const auto& [name, node] : state.nodes) {

@@ -127,8 +127,11 @@ result<cluster_settings> settings_from(const daemon_settings& settings, const mo
   auto policies = policies_from(settings);
   if (!policies) return fail(policies.error());
   core.policies = *policies;
+  auto gates = model::limit_groups(model, settings.groups);
+  if (!gates) return fail(gates.error());
+  core.route_groups = settings.groups;
   for (const auto& layer : model.layers) {
-    core.gates.emplace(layer.id, layer.gate);
+    core.gates.emplace(layer.id, (*gates)[core.gates.size()]);
     for (const auto& expert : layer.experts) core.experts.push_back({expert.id, expert.bytes()});
   }
   if (core.experts.empty()) {

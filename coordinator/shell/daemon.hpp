@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/error.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::coordinator {
 
@@ -25,6 +26,7 @@ struct daemon_settings {
   std::string policies;  // of add, balance, prune, with commas; empty: none
   double prune_share{0.02};
   std::uint64_t prune_window_seconds{24 * 3600};
+  model::group_limit groups{};  // as the routers have it
 };
 
 class daemon_process {

@@ -254,6 +254,9 @@ std::string status_document(const cluster_state& state, const document_context& 
                 {"bytes_resident", resident},
                 {"uptime_seconds", std::chrono::duration_cast<std::chrono::seconds>(state.now - state.started).count()},
                 {"reasons", reasons(state)}};
+  if (const auto& limit = state.settings.route_groups; limit.groups != 0) {
+    document["route_groups"] = {{"groups", limit.groups}, {"kept", limit.kept}};
+  }
   return document.dump();
 }
 

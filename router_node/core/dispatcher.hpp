@@ -123,6 +123,8 @@ class dispatcher {
   [[nodiscard]] bool gate_anew(request_state& r);
   std::vector<std::uint32_t> choose_replicas(request_state& r, time_point now, std::vector<placement>& placements);
   [[nodiscard]] candidate choose(std::optional<host_index>& probed, time_point now);
+  [[nodiscard]] std::optional<candidate> with_its_group(const request_state& r, std::uint32_t expert,
+                                                        time_point now) const;
   [[nodiscard]] bool may_retry(request_state& r, term_parked& parked, bool& has_paid, time_point now);
   bool find_candidates(const request_state& r, std::uint32_t expert, time_point now, nobody& why);
   [[nodiscard]] verdict degrade_terms(request_state& r, const std::vector<std::uint32_t>& without, time_point now);
@@ -186,6 +188,7 @@ class dispatcher {
   // Scratch space of placing, kept to save allocations.
   std::vector<candidate> candidates_;
   std::vector<std::uint64_t> rows_by_host_;
+  std::vector<std::optional<host_index>> host_of_group_;  // where the request's first expert of the group goes
   std::vector<std::int32_t> position_;
 };
 

@@ -17,6 +17,10 @@ call_size size_of(const outgoing_call& call) {
   return {static_cast<std::uint32_t>(call.row_index.size()), static_cast<std::uint32_t>(call.experts.size())};
 }
 
+std::size_t group_of(const dispatch_request& request, std::uint32_t expert) {
+  return std::size_t{expert} * request.groups / request.num_experts;
+}
+
 error nobody_left(const request_state& r, const term& t, const std::string& reason) {
   return {errc::unavailable, fmt::format("no replica of expert {} can be used ({}); retry later",
                                          to_string(expert_id{r.input.layer, t.expert}), reason)};
@@ -88,6 +92,7 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
                                                        std::vector<placement>& placements) {
   placements.clear();
   rows_by_host_.assign(hosts_.all().size(), 0);
+  host_of_group_.assign(r.input.groups, std::nullopt);
   bool has_paid = false;
   std::optional<host_index> probed;
   std::vector<std::uint32_t> without;
@@ -107,7 +112,9 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
     if (find_candidates(r, t.expert, now, why)) {
       if (!may_retry(r, *parked, has_paid, now)) continue;
       const bool may_probe = !probed.has_value();
-      const auto chosen = choose(probed, now);
+      const auto mates = with_its_group(r, t.expert, now);
+      const auto chosen = mates ? *mates : choose(probed, now);
+      if (auto& first = host_of_group_[group_of(r.input, t.expert)]; !first) first = chosen.host;
       rows_by_host_[chosen.host] += t.assignments.size();
       placements.push_back({index, chosen, may_probe && probed.has_value()});
       continue;
@@ -122,6 +129,19 @@ std::vector<std::uint32_t> dispatcher::choose_replicas(request_state& r, time_po
     if (why.look_at) wake_at(*why.look_at, r.id, 0);
   }
   return without;
+}
+
+// The replica on the host that the group's first expert of this request goes to: so a row that stays in few groups goes
+// to few hosts.
+std::optional<candidate> dispatcher::with_its_group(const request_state& r, std::uint32_t expert,
+                                                    time_point now) const {
+  if (r.input.groups == 1) return std::nullopt;
+  const auto& first = host_of_group_[group_of(r.input, expert)];
+  if (!first || hosts_.is_last_choice(*first, now) || hosts_.all()[*first].pace != node_pace::normal) {
+    return std::nullopt;
+  }
+  const auto same = std::ranges::find(candidates_, *first, &candidate::host);
+  return same != candidates_.end() ? std::optional(*same) : std::nullopt;
 }
 
 // One expert of a request may go to a host that is due for a probe, where somebody else can do it and will be asked

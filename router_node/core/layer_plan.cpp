@@ -36,7 +36,7 @@ Value load(const tensor_view& tensor, std::size_t index) {
 
 }  // namespace
 
-model_plan model_plan::make(const model::description& model, dtype wire) {
+model_plan model_plan::make(const model::description& model, dtype wire, const model::group_limit& limit) {
   model_plan plan;
   plan.wire_ = wire;
   for (const auto& layer : model.layers) {
@@ -45,6 +45,7 @@ model_plan model_plan::make(const model::description& model, dtype wire) {
                             .num_experts = layer.gate.num_experts,
                             .top_k = layer.gate.top_k,
                             .hidden = layer.shape.hidden,
+                            .groups = std::max(layer.gate.num_groups, limit.groups),
                             .has_capacity = layer.gate.capacity.order != model::fill_order::none,
                             .has_shared = layer.shared.has_value()});
   }

@@ -23,14 +23,16 @@ struct layer_plan {
   std::uint32_t num_experts{};
   std::uint32_t top_k{};
   std::uint32_t hidden{};
-  bool has_capacity{};  // one call is one sequence
+  std::uint32_t groups{1};  // that the experts are cut into, by the family or by a group_limit
+  bool has_capacity{};      // one call is one sequence
   bool has_shared{};
 };
 
 class model_plan {
  public:
-  // `wire`: the dtype in which the cluster's rows travel.
-  [[nodiscard]] static model_plan make(const model::description& model, dtype wire);
+  // `wire`: the dtype in which the cluster's rows travel. @pre model::limit_groups takes the limit
+  [[nodiscard]] static model_plan make(const model::description& model, dtype wire,
+                                       const model::group_limit& limit = {});
 
   [[nodiscard]] const std::vector<layer_plan>& layers() const { return layers_; }
   [[nodiscard]] dtype wire() const { return wire_; }

@@ -99,6 +99,7 @@ struct answer_report {
 struct dispatch_request {
   layer_id layer;
   std::uint32_t num_experts{};
+  std::uint32_t groups{1};  // of neighbouring experts; those of one are asked of the same host where that is possible
   std::uint32_t rows{};
   std::uint32_t hidden{};
   dtype wire{dtype::f32};  // of the rows that hosts send back: f32 or bf16

@@ -11,6 +11,7 @@ namespace {
 
 struct layer_weights {
   model::gating gate;
+  std::optional<model::gating> limited;  // the gate under the group limit, where there is one
   compute::dense_product product;
   std::vector<float> correction_bias;
   std::optional<compute::shared_expert> shared;
@@ -39,7 +40,7 @@ result<layer_weights> read_layer(const model::checkpoint& checkpoint, const mode
   auto product =
       compute::dense_product::make(gate->weight, gate->bias, layer.gate.num_experts, layer.shape.hidden, dtype::f32);
   if (!product) return fail(product.error());
-  layer_weights weights{layer.gate, std::move(*product), std::move(gate->correction_bias), std::nullopt};
+  layer_weights weights{layer.gate, std::nullopt, std::move(*product), std::move(gate->correction_bias), std::nullopt};
   if (layer.shared) {
     auto shared = read_shared(checkpoint, layer, type, threads);
     if (!shared) return fail(shared.error());
@@ -58,11 +59,14 @@ layer_engine::layer_engine(std::unique_ptr<state> s) : state_(std::move(s)) {}
 layer_engine::~layer_engine() = default;
 
 result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint& checkpoint, dtype type,
-                                                         std::uint32_t threads) {
+                                                         std::uint32_t threads, const model::group_limit& limit) {
+  auto gates = model::limit_groups(checkpoint.model(), limit);
+  if (!gates) return fail(gates.error());
   auto made = std::make_unique<state>();
   for (const auto& layer : checkpoint.model().layers) {
     auto weights = read_layer(checkpoint, layer, type, threads);
     if (!weights) return fail(weights.error());
+    if (limit.groups != 0) weights->limited = (*gates)[made->layers.size()];
     made->layers.push_back(std::move(*weights));
   }
   return std::unique_ptr<layer_engine>(new layer_engine(std::move(made)));
@@ -77,6 +81,9 @@ std::vector<float> layer_engine::logits(const layer_plan& layer, const float* x,
 result<model::routing> layer_engine::choose(const layer_plan& layer, std::span<const float> logits,
                                             model::expert_mask mask) const {
   const auto& weights = state_->layers[layer.place];
+  if (weights.limited) {
+    return model::choose_limited(weights.gate, *weights.limited, weights.correction_bias, logits, mask);
+  }
   return model::choose_experts(weights.gate, weights.correction_bias, logits, mask);
 }
 

@@ -21,9 +21,10 @@ namespace troupe::router {
 class layer_engine {
  public:
   // Reads gates and shared experts of every layer. `type`: what shared experts are computed in (f32 or bf16); gates are
-  // always f32. `threads`: for shared experts.
+  // always f32. `threads`: for shared experts. `limit`: what limit_groups refuses is refused.
   [[nodiscard]] static result<std::unique_ptr<layer_engine>> make(const model::checkpoint& checkpoint, dtype type,
-                                                                  std::uint32_t threads);
+                                                                  std::uint32_t threads,
+                                                                  const model::group_limit& limit = {});
   ~layer_engine();
   layer_engine(const layer_engine&) = delete;
   layer_engine& operator=(const layer_engine&) = delete;

@@ -22,6 +22,8 @@ struct layer_service::pending {
   std::vector<float> logits;        // kept for substitution
   std::vector<float> shared;        // [T, H]; empty: none, or not yet computed
   bool shared_failed{};
+  std::vector<std::uint32_t> hosts_of_row;  // [T]: calls that took the row along
+  std::uint32_t messages{};
 };
 
 namespace {
@@ -68,6 +70,7 @@ std::optional<request_id> layer_service::submit(layer_job job, time_point now) {
   auto p = std::make_unique<pending>();
   p->job = std::move(job);
   p->rows = rows;
+  p->hosts_of_row.resize(rows);
   auto request = prepare(*p);
   auto id = request ? dispatcher_.submit(std::move(*request), now) : result<request_id>(fail(request.error()));
   if (!id) {
@@ -104,6 +107,7 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
   }
   dispatch_request request{.layer = layer.id,
                            .num_experts = layer.num_experts,
+                           .groups = layer.groups,
                            .rows = p.rows,
                            .hidden = layer.hidden,
                            .wire = wire,
@@ -125,6 +129,7 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
   auto chosen = engine_.choose(layer, p.logits, present);
   if (!chosen) return fail(chosen.error());
   request.routing = std::move(*chosen);
+  metrics_.on_limited(layer.place, request.routing);
   request.mask = present;
   if (!present.empty()) {
     metrics_.on_masked(layer.place, engine_.look_behind_mask(layer, p.logits, present), p.rows);
@@ -254,6 +259,8 @@ void layer_service::send(const outgoing_call& call, time_point now) {
     dispatcher_.on_send_failure(call.id, sent.error(), now);
     return;
   }
+  for (const auto row : call.rows) ++p->second->hosts_of_row[row];
+  ++p->second->messages;
   metrics_.on_call(call);
 }
 
@@ -282,6 +289,9 @@ void layer_service::finish(finished_request finished) {
   const auto p = std::move(at->second);
   pending_.erase(at);
   metrics_.on_rows(finished, p->rows);
+  if (std::holds_alternative<layer_result>(finished.outcome)) {
+    metrics_.on_spread(p->job.layer->place, p->hosts_of_row, p->messages);
+  }
   if (!p->job.is_part_of_text) {
     metrics_.on_request(finished, std::chrono::duration<double>(now_ - p->job.arrived).count());
   }

@@ -138,9 +138,9 @@ result<void> router::impl::open_model() {
   auto type = resolve_dtype(options_.type, checkpoint_->model().stored);
   if (!type) return fail(type.error());
   type_ = *type;
-  plan_ = model_plan::make(checkpoint_->model(), type_);
-  auto engine = layer_engine::make(*checkpoint_, type_, options_.threads);
+  auto engine = layer_engine::make(*checkpoint_, type_, options_.threads, options_.groups);
   if (!engine) return fail(engine.error());
+  plan_ = model_plan::make(checkpoint_->model(), type_, options_.groups);
   engine_ = std::move(*engine);
   metrics_ = std::make_unique<router_metrics>(plan_);
   return open_texts();
@@ -273,7 +273,7 @@ result<std::vector<http::route>> router::impl::client_routes() {
     return fail(safe.error());
   }
   auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
-                             [loop = loop_] { return loop->health().masked.load(); });
+                             options_.groups, [loop = loop_] { return loop->health().masked.load(); });
   for (auto& route : texts_ ? texts_->routes() : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;
   auto keys = http::api_keys::open(options_.api_keys);

@@ -15,6 +15,7 @@
 
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::router {
 
@@ -32,6 +33,7 @@ struct router_options {
   std::filesystem::path api_keys;   // file of keys that HTTP clients must show; empty: none are asked for
   bool no_auth{};                   // HTTP beyond loopback without keys
   std::string coordinator;          // control address; empty: the ipc socket in run_dir
+  model::group_limit groups{};      // a row's choice is limited to some groups of experts; none: as the family says
   std::vector<std::string> listen;  // client addresses; empty: the ipc socket in run_dir
 };
 

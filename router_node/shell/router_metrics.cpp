@@ -7,6 +7,7 @@ namespace troupe::router {
 namespace {
 
 constexpr double window_seconds = 60;
+constexpr double host_bounds[] = {1, 2, 3, 4, 6, 8, 12, 16, 32, 64};  // of one row, or of one request
 
 void append(std::vector<http::metric_family>& families, std::string name, std::string help, http::metric_kind kind,
             std::vector<std::pair<http::label_list, double>> samples) {
@@ -36,6 +37,8 @@ router_metrics::layer_counters::layer_counters(const layer_plan& plan)
       masked_mass(plan.num_experts),
       masked_rows(plan.num_experts),
       rows_while_masked(plan.num_experts),
+      hosts_per_row(host_bounds),
+      messages_per_request(host_bounds),
       recent_tokens(plan.num_experts) {}
 
 router_metrics::router_metrics(const model_plan& plan) {
@@ -73,6 +76,17 @@ void router_metrics::on_masked(std::uint32_t place, const model::masked_load& lo
     layer.masked_rows[e].add(static_cast<double>(load.rows[e]));
     if (load.mass[e] > 0) layer.rows_while_masked[e] += rows;
   }
+}
+
+void router_metrics::on_limited(std::uint32_t place, const model::routing& routing) {
+  layers_[place]->limited_rows.add(static_cast<double>(std::ranges::count(routing.limited, std::uint8_t{1})));
+}
+
+void router_metrics::on_spread(std::uint32_t place, std::span<const std::uint32_t> hosts_of_row,
+                               std::uint32_t messages) {
+  auto& layer = *layers_[place];
+  for (const auto hosts : hosts_of_row) layer.hosts_per_row.observe(hosts);
+  layer.messages_per_request.observe(messages);
 }
 
 std::vector<router_metrics::masked_total> router_metrics::masked_totals() const {
@@ -187,6 +201,12 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
   http::metric_family latency{"moe_expert_latency_seconds", "From a call to an expert host to its answer.", histogram};
   http::metric_family messages{"moe_dispatch_messages_total",
                                "Calls to expert hosts: one per host and layer of a request, and retries.", counter};
+  http::metric_family limited{"moe_group_limited_rows_total",
+                              "Rows that chose other experts because they choose in some groups only.", counter};
+  http::metric_family row_hosts{"moe_dispatch_nodes_per_row",
+                                "Expert hosts that a row was sent to; a retry or hedge counts again.", histogram};
+  http::metric_family calls_made{"moe_dispatch_messages_per_request",
+                                 "Calls to expert hosts that one request for a layer took.", histogram};
   http::metric_family spread{"moe_router_entropy",
                              "Entropy of the load over the layer's experts in the last minute, in nats.", gauge};
   http::metric_family ratio{"moe_expert_load_imbalance_ratio",
@@ -202,10 +222,14 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
     }
     latency.add({label}, layer->latency);
     messages.add({label}, layer->messages.value());
+    limited.add({label}, layer->limited_rows.value());
+    row_hosts.add({label}, layer->hosts_per_row);
+    calls_made.add({label}, layer->messages_per_request);
     spread.add({label}, layer->entropy.value());
     ratio.add({label}, layer->imbalance.value());
   }
-  for (auto* family : {&calls, &tokens, &mass, &masked, &latency, &messages, &spread, &ratio})
+  for (auto* family :
+       {&calls, &tokens, &mass, &masked, &latency, &messages, &limited, &row_hosts, &calls_made, &spread, &ratio})
     families.push_back(std::move(*family));
 }
 

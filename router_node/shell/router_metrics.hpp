@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -26,6 +27,10 @@ class router_metrics {
   void on_answer(const answer_report& report);
   // Rows were gated under a mask. `place`: layer_plan::place.
   void on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows);
+  // Rows were gated; those that a group limit changed are counted.
+  void on_limited(std::uint32_t place, const model::routing& routing);
+  // A job of one layer was answered: how many calls took each row along, and how many calls there were.
+  void on_spread(std::uint32_t place, std::span<const std::uint32_t> hosts_of_row, std::uint32_t messages);
   // What masks have cost since the start, of experts that were masked at some time.
   struct masked_total {
     expert_id expert;
@@ -60,6 +65,9 @@ class router_metrics {
     std::vector<std::uint64_t> rows_while_masked;  // [N]; the router's thread alone
     http::histogram latency{http::latency_bounds()};
     http::counter messages;
+    http::counter limited_rows;
+    http::histogram hosts_per_row;
+    http::histogram messages_per_request;
     http::gauge entropy;
     http::gauge imbalance;
     // Of about the last minute; the router's thread alone.

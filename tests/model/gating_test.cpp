@@ -14,6 +14,7 @@
 namespace troupe::model {
 namespace {
 
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::FloatNear;
 using ::testing::HasSubstr;
@@ -230,8 +231,8 @@ TEST(gating_property, a_mask_gives_what_a_model_without_those_experts_gives) {
   }
 }
 
-// -- edges
-// ------------------------------------------------------------------------------------------------------------------
+// -- gates to begin with
+// ------------------------------------------------------------------------------------------------------------
 
 gating plain(std::uint32_t experts, std::uint32_t top_k) {
   gating g;
@@ -239,6 +240,134 @@ gating plain(std::uint32_t experts, std::uint32_t top_k) {
   g.top_k = top_k;
   return g;
 }
+
+// DeepSeek-V3: 3 groups of 2, the best one kept.
+gating grouped(std::uint32_t top_k, std::uint32_t kept) {
+  auto g = plain(6, top_k);
+  g.score = score_function::sigmoid;
+  g.groups = group_score::sum_of_two_largest;
+  g.num_groups = 3;
+  g.top_k_groups = kept;
+  return g;
+}
+
+// -- group limits
+// ------------------------------------------------------------------------------------------------------------
+
+description one_layer(const gating& gate) {
+  description model;
+  model.layers.push_back({.id = layer_id::of(3), .gate = gate, .shape = {}, .shared = {}, .experts = {}});
+  return model;
+}
+
+struct limited_case {
+  random_case whole;
+  random_case limited;
+  group_limit limit;
+};
+
+// A random gate without groups, cut into some; nullopt: the kept groups would hold too few experts.
+std::optional<limited_case> make_limited(generator& random) {
+  limited_case c{random.make(), {}, {}};
+  auto& gate = c.whole.gate;
+  const auto groups = gate.num_groups;
+  gate.groups = group_score::none;
+  gate.num_groups = gate.top_k_groups = 1;
+  c.limit = {groups, random.between(1, groups)};
+  c.limited = c.whole;
+  auto gates = limit_groups(one_layer(gate), c.limit);
+  const bool fits = gate.num_experts / groups * c.limit.kept >= gate.top_k;
+  EXPECT_EQ(gates.has_value(), fits);
+  if (!gates) return std::nullopt;
+  c.limited.gate = gates->front();
+  EXPECT_EQ(c.limited.gate.num_groups, groups);
+  EXPECT_EQ(c.limited.gate.top_k_groups, c.limit.kept);
+  return c;
+}
+
+TEST(gating_limit, rows_choose_as_the_naive_implementation_inside_groups_and_say_when_that_changed_their_choice) {
+  std::size_t changed = 0;
+  std::size_t same = 0;
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    SCOPED_TRACE(seed);
+    generator random{seed};
+    const auto c = make_limited(random);
+    if (!c) continue;
+    expect_as_naive(c->limited, {});
+    if (HasFatalFailure()) return;
+    const auto& whole = c->whole;
+    const auto inside = choose_experts(c->limited.gate, whole.bias, whole.logits);
+    const auto chosen = choose_limited(whole.gate, c->limited.gate, whole.bias, whole.logits);
+    ASSERT_TRUE(inside && chosen);
+    EXPECT_EQ(chosen->expert_ids, inside->expert_ids);
+    EXPECT_EQ(chosen->weights, inside->weights);
+    ASSERT_EQ(chosen->limited.size(), whole.rows);
+    const auto n = whole.gate.num_experts;
+    for (std::size_t row = 0; row < whole.rows; ++row) {
+      const auto exact =
+          naive(whole.gate, whole.bias, std::span{whole.logits}.subspan(row * n, n), std::vector<bool>(n, true));
+      ASSERT_TRUE(exact);
+      bool differs = false;
+      for (std::size_t i = 0; i < exact->experts.size(); ++i) {
+        const auto id = static_cast<std::size_t>(chosen->expert_ids[row * exact->experts.size() + i]);
+        differs = differs || std::ranges::find(exact->experts, id) == exact->experts.end();
+      }
+      EXPECT_EQ(chosen->limited[row] != 0, differs) << "row " << row;
+      ++(differs ? changed : same);
+    }
+  }
+  EXPECT_GT(changed, 500U);
+  EXPECT_GT(same, 500U);
+}
+
+TEST(gating_limit, as_many_groups_as_experts_of_a_row_change_nothing) {
+  for (std::uint64_t seed = 0; seed < 1000; ++seed) {
+    SCOPED_TRACE(seed);
+    generator random{seed};
+    const auto c = make_limited(random);
+    if (!c || c->limit.kept < c->whole.gate.top_k) continue;
+    const auto chosen = choose_limited(c->whole.gate, c->limited.gate, c->whole.bias, c->whole.logits);
+    ASSERT_TRUE(chosen);
+    EXPECT_THAT(chosen->limited, Each(0));
+    EXPECT_EQ(chosen->expert_ids, choose_experts(c->whole.gate, c->whole.bias, c->whole.logits)->expert_ids);
+  }
+}
+
+TEST(gating_limit, a_mask_that_leaves_too_few_experts_in_the_kept_groups_lifts_the_limit) {
+  const auto whole = plain(4, 2);
+  const auto gates = limit_groups(one_layer(whole), {2, 1});
+  ASSERT_TRUE(gates);
+  const std::vector<float> logits{4, 1, 3, 2};
+  EXPECT_THAT(choose_limited(whole, gates->front(), {}, logits)->expert_ids, ElementsAre(0, 1));
+  const std::vector<std::uint8_t> one_in_each{1, 0, 0, 1};
+  const auto chosen = choose_limited(whole, gates->front(), {}, logits, one_in_each);
+  ASSERT_TRUE(chosen);
+  EXPECT_THAT(chosen->expert_ids, ElementsAre(0, 3));
+  EXPECT_TRUE(chosen->limited.empty());
+}
+
+TEST(gating_limit, what_cannot_be_limited_is_refused_with_the_numbers) {
+  const auto refusal = [](const gating& gate, group_limit limit) {
+    const auto gates = limit_groups(one_layer(gate), limit);
+    return gates ? error{} : gates.error();
+  };
+  const auto gate = plain(16, 4);
+  EXPECT_TRUE(limit_groups(one_layer(gate), {}));
+  EXPECT_TRUE(limit_groups(one_layer(gate), {8, 2}));
+  const auto few = refusal(gate, {8, 1});
+  EXPECT_EQ(few.code, errc::invalid_request);
+  EXPECT_THAT(few.message, HasSubstr("layer 3 needs 4 experts for a row, and 2 are in the kept groups"));
+  EXPECT_THAT(refusal(gate, {5, 2}).message, HasSubstr("layer 3 has 16 experts, not to be cut"));
+  EXPECT_THAT(refusal(gate, {8, 0}).message, HasSubstr("needs 1 to 8 kept groups"));
+  EXPECT_THAT(refusal(gate, {8, 9}).message, HasSubstr("needs 1 to 8 kept groups"));
+  EXPECT_EQ(refusal(grouped(2, 1), {2, 1}).code, errc::conflict);
+  auto dropping = gate;
+  dropping.capacity.order = fill_order::token;
+  EXPECT_EQ(refusal(dropping, {8, 2}).code, errc::conflict);
+}
+
+// -- edges
+// ------------------------------------------------------------------------------------------------------------------
 
 TEST(gating_choice, ties_go_to_the_lowest_index) {
   auto g = plain(5, 3);
@@ -278,16 +407,6 @@ TEST(gating_choice, too_few_present_experts_are_unavailable) {
   ASSERT_FALSE(chosen);
   EXPECT_EQ(chosen.error().code, errc::unavailable);
   EXPECT_THAT(chosen.error().message, HasSubstr("2 of 5 experts"));
-}
-
-// DeepSeek-V3: 3 groups of 2, the best one kept.
-gating grouped(std::uint32_t top_k, std::uint32_t kept) {
-  auto g = plain(6, top_k);
-  g.score = score_function::sigmoid;
-  g.groups = group_score::sum_of_two_largest;
-  g.num_groups = 3;
-  g.top_k_groups = kept;
-  return g;
 }
 
 TEST(gating_groups, experts_outside_kept_groups_are_never_chosen_even_when_kept_scores_are_negative) {

@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <map>
+#include <set>
+#include <string>
+
 #include "common/limits.hpp"
 #include "tests/router_node/fake_cluster.hpp"
 
@@ -429,6 +433,51 @@ TEST_F(dispatching, substitute_after_a_host_died_voids_what_was_computed_for_the
   EXPECT_THAT(result.flags, ElementsAre(flag_substituted, 0));
   EXPECT_THAT(result.routing.weights, ElementsAre(5, 6, 3, 4));
   EXPECT_EQ(result.sums, reference(result.routing, 2));
+}
+
+TEST_F(dispatching, experts_of_a_group_go_to_one_host_of_several) {
+  dispatcher_.set_map(make_map(1, {{0, 1}, {0, 1}, {0, 1}, {0, 1}}, {1, 1}), now_);
+  connect(0);
+  connect(1);
+  std::set<std::string> hosts_of_first_group;
+  for (int i = 0; i < 40; ++i) {
+    auto request = make(1, 4, {0, 1, 2, 3}, {1, 1, 1, 1});
+    request.groups = 2;
+    submit(std::move(request));
+    std::map<std::uint32_t, std::string> host_of;
+    for (const auto& call : dispatcher_.take_output().calls) {
+      for (const auto& e : call.experts) host_of[e.expert] = call.host.value;
+      EXPECT_EQ(dispatcher_.on_answer(answer_to(call), now_).fate, answer_fate::accepted);
+    }
+    EXPECT_EQ(host_of[0], host_of[1]);
+    EXPECT_EQ(host_of[2], host_of[3]);
+    hosts_of_first_group.insert(host_of[0]);
+    EXPECT_THAT(dispatcher_.take_output().finished, SizeIs(1));
+  }
+  EXPECT_THAT(hosts_of_first_group, SizeIs(2)) << "the group's load is shared by its replicas";
+}
+
+TEST_F(dispatching, a_group_is_split_where_no_host_has_all_of_it) {
+  dispatcher_.set_map(make_map(1, {{0}, {1}, {0, 1}, {0, 1}}, {1, 1}), now_);
+  connect(0);
+  connect(1);
+  auto request = make(1, 2, {0, 1}, {1, 1});
+  request.groups = 2;
+  submit(std::move(request));
+  EXPECT_THAT(dispatcher_.take_output().calls, SizeIs(2));
+}
+
+TEST_F(dispatching, rows_whose_choice_a_group_limit_changed_are_flagged_as_substituted) {
+  three_hosts();
+  auto request = make(2, 1, {0, 3}, {1, 1});
+  request.routing.limited = {0, 1};
+  submit(std::move(request));
+  for (const auto& call : dispatcher_.take_output().calls) {
+    EXPECT_EQ(dispatcher_.on_answer(answer_to(call), now_).fate, answer_fate::accepted);
+  }
+  const auto done = dispatcher_.take_output();
+  ASSERT_THAT(done.finished, SizeIs(1));
+  EXPECT_THAT(std::get<layer_result>(done.finished[0].outcome).flags, ElementsAre(0, flag_substituted));
 }
 
 TEST_F(dispatching, capacity_drops_are_flagged_and_not_sent) {

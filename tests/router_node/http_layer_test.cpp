@@ -26,8 +26,8 @@ class layer_over_http : public router_test {
     add_host("expert-0");
     publish({{"expert-0"}});
     await_links(1);
-    server_ = must(http::server::start(
-        {}, layer_routes(plan_, checkpoint_->model(), *loop_, 0, [this] { return loop_->health().masked.load(); })));
+    server_ = must(http::server::start({}, layer_routes(plan_, checkpoint_->model(), *loop_, 0, {},
+                                                        [this] { return loop_->health().masked.load(); })));
     http_ = std::make_unique<http_client>(server_->port());
   }
   ~layer_over_http() override { server_.reset(); }

@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
 #include <random>
 #include <set>
+#include <string>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -172,6 +175,174 @@ TEST(placement_planner, keeps_its_rules_on_random_clusters) {
       ASSERT_LT(round, 199) << "seed " << seed << ": the plan never comes to rest";
       input = carried_out(input, plan);
       plan = plan_placement(input);
+    }
+  }
+}
+
+// -- groups -----------------------------------------------------------------------------------------------------------
+
+planner_input grouped(std::vector<planner_node> nodes, std::uint32_t layers, std::uint32_t groups, std::uint32_t size,
+                      std::uint32_t replication) {
+  auto input = blank(std::move(nodes), 0, replication);
+  for (std::uint32_t l = 0; l < layers; ++l) {
+    for (std::uint32_t e = 0; e < groups * size; ++e) {
+      input.experts.push_back({.id = {layer_id::of(l), e}, .replicas = {}, .avoid = {}, .group = e / size});
+    }
+  }
+  return input;
+}
+
+std::vector<planner_node> equal_nodes(std::uint32_t count, std::uint32_t slots, std::uint32_t zones = 1) {
+  std::vector<planner_node> nodes;
+  for (std::uint32_t n = 0; n < count; ++n) {
+    nodes.push_back(node(fmt::format("n{:03}", n).c_str(), slots, fmt::format("z{}", n * zones / count).c_str()));
+  }
+  return nodes;
+}
+
+// The nodes that hold some of each group: (layer, group) -> nodes.
+std::map<std::pair<layer_id, std::uint32_t>, std::set<std::uint32_t>> homes(const planner_input& input,
+                                                                            const placement_plan& plan) {
+  std::map<std::pair<layer_id, std::uint32_t>, std::set<std::uint32_t>> found;
+  for (std::size_t e = 0; e < input.experts.size(); ++e) {
+    const auto& expert = input.experts[e];
+    found[{expert.id.layer, *expert.group}].insert(plan.wanted[e].begin(), plan.wanted[e].end());
+  }
+  return found;
+}
+
+// Carries plans out until nothing moves; at most `rounds` of them.
+placement_plan come_to_rest(planner_input& input, int rounds = 200) {
+  auto plan = plan_placement(input);
+  for (int round = 0; round < rounds; ++round) {
+    input = carried_out(input, plan);
+    plan = plan_placement(input);
+    if (plan.moves.empty()) return plan;
+  }
+  ADD_FAILURE() << "the plan never comes to rest";
+  return plan;
+}
+
+std::size_t most(const std::vector<std::size_t>& counts) { return *std::ranges::max_element(counts); }
+
+TEST(placement_groups, a_group_has_one_node_per_replica_and_nodes_have_equally_many) {
+  for (std::uint32_t replication : {1U, 2U}) {
+    auto input = grouped(equal_nodes(8, 16 * replication), 4, 8, 4, replication);
+    const auto plan = plan_placement(input);
+    EXPECT_EQ(plan.replicas_missing, 0U);
+    for (const auto& [group, nodes] : homes(input, plan)) EXPECT_EQ(nodes.size(), replication);
+    EXPECT_EQ(most(counts(plan, 8)), 16U * replication);
+    EXPECT_TRUE(come_to_rest(input).moves.empty());
+  }
+}
+
+TEST(placement_groups, with_more_nodes_than_groups_a_group_shares_the_nodes_of_a_zone) {
+  auto input = grouped(equal_nodes(16, 8, 4), 4, 4, 8, 1);
+  const auto plan = plan_placement(input);
+  for (const auto& [group, nodes] : homes(input, plan)) {
+    std::set<std::string> zones;
+    for (auto n : nodes) zones.insert(input.nodes[n].zone);
+    EXPECT_EQ(nodes.size(), 4U);
+    EXPECT_EQ(zones.size(), 1U);
+  }
+  EXPECT_EQ(most(counts(plan, 16)), 8U);
+}
+
+TEST(placement_groups, a_lost_nodes_groups_stay_whole_and_come_back_whole_to_a_new_one) {
+  auto input = grouped(equal_nodes(4, 24), 4, 8, 2, 1);
+  come_to_rest(input);
+  auto lost = input;
+  lost.nodes.pop_back();
+  for (auto& expert : lost.experts) {
+    std::erase_if(expert.replicas, [](const planner_replica& replica) { return replica.node == 3; });
+  }
+  auto plan = come_to_rest(lost);
+  for (const auto& [group, nodes] : homes(lost, plan)) EXPECT_EQ(nodes.size(), 1U);
+  auto back = lost;
+  back.nodes.push_back(input.nodes.back());
+  back.nodes.back().slots_free = back.nodes.back().slots;
+  plan = come_to_rest(back);
+  for (const auto& [group, nodes] : homes(back, plan)) EXPECT_EQ(nodes.size(), 1U);
+  EXPECT_EQ(counts(plan, 4), (std::vector<std::size_t>{16, 16, 16, 16}));
+}
+
+// A group that is larger than the moves of a plan moves in pieces: no piece goes back.
+TEST(placement_groups, a_large_group_moves_to_a_new_node_piece_by_piece) {
+  auto input = grouped(equal_nodes(2, 64), 1, 4, 16, 1);
+  come_to_rest(input);
+  input.nodes.push_back(node("n002", 64));
+  std::map<expert_id, std::uint32_t> moved;
+  for (int round = 0;; ++round) {
+    ASSERT_LT(round, 100);
+    auto plan = plan_placement(input);
+    if (plan.moves.empty()) break;
+    std::erase_if(plan.moves, [](const planned_move& move) { return move.kind == move_kind::drop; });
+    for (std::size_t i = 0; i < std::min<std::size_t>(plan.moves.size(), 4); ++i) {
+      const auto& move = plan.moves[i];
+      auto& expert = *std::ranges::find(input.experts, move.expert, &planner_expert::id);
+      ASSERT_EQ(++moved[move.expert], 1U) << "expert " << to_string(move.expert) << " moves twice";
+      ++input.nodes[expert.replicas.front().node].slots_free;
+      --input.nodes[move.node].slots_free;
+      expert.replicas = {{move.node, true, false, {}}};
+    }
+  }
+  const auto plan = plan_placement(input);
+  for (const auto& [group, nodes] : homes(input, plan)) EXPECT_EQ(nodes.size(), 1U);
+  EXPECT_EQ(moved.size(), 16U);
+}
+
+TEST(placement_groups, what_an_operator_chose_stays_and_nobody_follows) {
+  auto input = grouped(equal_nodes(4, 8), 1, 4, 4, 1);
+  come_to_rest(input);
+  auto& moved = input.experts[1];
+  const auto home = moved.replicas.front().node;
+  const auto elsewhere = (home + 1) % 4;
+  moved.chosen = {elsewhere};
+  const auto plan = come_to_rest(input);
+  EXPECT_EQ(plan.wanted[1], std::vector{elsewhere});
+  for (std::size_t e : {0U, 2U, 3U}) EXPECT_EQ(plan.wanted[e], std::vector{home});
+}
+
+// Random clusters of random beginnings: the rules hold, the plan comes to rest, and where every node has room to spare
+// no group has more nodes than it needs.
+TEST(placement_groups, random_clusters_come_to_rest_with_their_groups_together) {
+  for (std::uint64_t seed = 1; seed <= 500; ++seed) {
+    SCOPED_TRACE(seed);
+    std::mt19937_64 random(seed);
+    auto pick = [&](std::uint64_t low, std::uint64_t high) {
+      return static_cast<std::uint32_t>(low + random() % (high - low + 1));
+    };
+    const auto layers = pick(1, 3);
+    const auto groups = pick(2, 5);
+    const auto size = pick(1, 5);
+    const auto replication = pick(1, 2);
+    const bool roomy = pick(0, 1) == 0;
+    const auto all = layers * groups * size;
+    std::vector<planner_node> nodes;
+    for (std::uint32_t n = 0; n < pick(2, 6); ++n) {
+      nodes.push_back(node(fmt::format("n{}", n).c_str(), roomy ? all * replication : pick(1, all), "z"));
+    }
+    auto input = grouped(nodes, layers, groups, size, replication);
+    for (auto& expert : input.experts) {  // scattered to begin with
+      const auto n = pick(0, nodes.size() - 1);
+      if (pick(0, 3) == 0 || input.nodes[n].slots_free == 0) continue;
+      expert.replicas.push_back({n, true, false, {}});
+      --input.nodes[n].slots_free;
+    }
+    const auto plan = come_to_rest(input, 400);
+    const auto held = counts(plan, nodes.size());
+    for (std::size_t n = 0; n < nodes.size(); ++n) ASSERT_LE(held[n], nodes[n].slots);
+    for (const auto& wanted : plan.wanted) {
+      ASSERT_EQ(std::set(wanted.begin(), wanted.end()).size(), wanted.size());
+      ASSERT_LE(wanted.size(), replication);
+    }
+    if (!roomy) continue;
+    EXPECT_EQ(plan.replicas_missing, 0U);
+    const auto copies = std::min<std::size_t>(replication, nodes.size());
+    const auto for_one = std::max<std::size_t>(nodes.size() / (groups * replication), 1);
+    if (replication > 1) continue;  // copies that began crosswise stay so
+    for (const auto& [group, at] : homes(input, plan)) {
+      EXPECT_LE(at.size(), std::min<std::size_t>(for_one, size) * copies) << "group " << group.second;
     }
   }
 }
