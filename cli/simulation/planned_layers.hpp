@@ -6,8 +6,7 @@
 #include <vector>
 
 #include "bench/planner/eplb.hpp"
-#include "cli/simulation/load_source.hpp"
-#include "cli/simulation/present_nodes.hpp"
+#include "cli/simulation/placement_maker.hpp"
 #include "coordinator/core/load_planner.hpp"
 
 namespace troupe::cli {
@@ -28,14 +27,11 @@ struct planner_settings {
 [[nodiscard]] bench::eplb_shape eplb_shape_of(const planner_settings& settings, std::uint32_t experts,
                                               const std::vector<std::uint32_t>& node_slots);
 
-class planned_layers {
+class planned_layers : public placement_maker {
  public:
-  planned_layers(std::size_t layers, const planner_settings& settings) : settings_{settings}, held_(layers) {}
+  planned_layers(std::size_t layers, const planner_settings& settings) : placement_maker{layers}, settings_{settings} {}
 
-  // `loads`: what the planner knows of them. `index`: of the step, from 0.
-  // @pre the nodes that are there have as many slots as a layer has experts, or more
-  void plan(std::uint32_t index, const step_loads& loads, const present_nodes& nodes);
-  [[nodiscard]] const std::vector<placement>& held() const { return held_; }  // per layer
+  void plan(std::uint32_t index, const step_loads& loads, const present_nodes& nodes) override;
 
  private:
   placement plan_layer(std::size_t layer, const std::vector<double>& loads, const present_nodes& nodes);
@@ -44,8 +40,7 @@ class planned_layers {
   planner_settings settings_;
   std::optional<coordinator::load_planner> planner_;  // for the nodes of changes_
   std::uint32_t changes_{};
-  bool is_due_{};  // EPLB plans in this step
-  std::vector<placement> held_;
+  bool is_due_{};                 // EPLB plans in this step
   std::vector<placement> first_;  // planner_kind::keep: what each node belongs to have
 };
 

@@ -24,6 +24,7 @@ run_summary summarize(const simulated_run& run, std::size_t layers) {
     all.resident_bytes_end = step.resident_bytes;
     all.resident_bytes_max = std::max(all.resident_bytes_max, step.resident_bytes);
     all.cold_experts += static_cast<double>(step.cold_experts) / steps;
+    all.masked_share += step.masked_share / steps;
     all.unserved_share_worst = std::max(all.unserved_share_worst, step.unserved_share);
     all.plan_ms += step.plan_ms / steps;
   }
@@ -42,13 +43,15 @@ json step_document(const simulated_step& step) {
           {"moved_bytes", step.moved_bytes},
           {"resident_bytes", step.resident_bytes},
           {"cold_experts", step.cold_experts},
+          {"masked_share", rounded(step.masked_share)},
           {"nodes_away", step.nodes_away},
           {"unserved_share", rounded(step.unserved_share)}};
 }
 
 json summary_document(const simulated_run& run, std::size_t layers) {
   const auto all = summarize(run, layers);
-  return {{"steps", run.steps.size()},
+  return {{"planner", run.name},
+          {"steps", run.steps.size()},
           {"imbalance_mean", rounded(all.imbalance_mean)},
           {"imbalance_worst", rounded(all.imbalance_worst)},
           {"moves", all.moves},
@@ -56,6 +59,7 @@ json summary_document(const simulated_run& run, std::size_t layers) {
           {"resident_bytes_end", all.resident_bytes_end},
           {"resident_bytes_max", all.resident_bytes_max},
           {"cold_experts", rounded(all.cold_experts)},
+          {"masked_share", rounded(all.masked_share)},
           {"unserved_share_worst", rounded(all.unserved_share_worst)},
           {"plan_ms", rounded(all.plan_ms)},
           {"digest", digest_text(run.digest)}};
@@ -79,6 +83,21 @@ json placement_document(const simulated_step& step, std::span<const std::uint32_
   return documents;
 }
 
+std::string csv_text(std::span<const simulated_run> runs) {
+  std::string csv =
+      "planner,step,imbalance_mean,imbalance_max,moves_per_layer,wasted_slots_per_layer,moved_bytes,resident_bytes,"
+      "cold_experts,masked_share,nodes_away,unserved_share\n";
+  for (const auto& run : runs) {
+    for (const auto& step : run.steps) {
+      csv += fmt::format("{},{},{:.6f},{:.6f},{:.3f},{:.3f},{},{},{},{:.6f},{},{:.6f}\n", run.name, step.step,
+                         step.imbalance_mean, step.imbalance_max, step.moves_per_layer, step.wasted_slots_per_layer,
+                         step.moved_bytes, step.resident_bytes, step.cold_experts, step.masked_share, step.nodes_away,
+                         step.unserved_share);
+    }
+  }
+  return csv;
+}
+
 view step_view() {
   return {.items = "items",
           .columns = {{"STEP", "step", cell::count},
@@ -100,6 +119,7 @@ view summary_view() {
                       {"MOVED", "moved_bytes", cell::bytes},
                       {"RESIDENT", "resident_bytes_end", cell::bytes},
                       {"COLD EXPERTS", "cold_experts", cell::count},
+                      {"MASKED", "masked_share", cell::share},
                       {"UNSERVED", "unserved_share_worst", cell::share},
                       {"PLAN MS", "plan_ms", cell::count},
                       {"DIGEST", "digest"}},

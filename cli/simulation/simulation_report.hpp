@@ -18,6 +18,7 @@ struct run_summary {
   std::uint64_t moved_bytes{};
   std::uint64_t resident_bytes_end{}, resident_bytes_max{};
   double cold_experts{};          // mean over steps, all layers
+  double masked_share{};          // mean over steps, of the load
   double unserved_share_worst{};  // of the load of one step
   double plan_ms{};               // mean over steps
 };
@@ -31,6 +32,9 @@ struct run_summary {
 // [{layer, nodes: [[experts of node 0], ...]}]
 [[nodiscard]] json placement_document(const simulated_step& step, std::span<const std::uint32_t> layers,
                                       std::span<const std::uint32_t> node_slots);
+
+// One line per run and step: every figure that replays, under a line with their names.
+[[nodiscard]] std::string csv_text(std::span<const simulated_run> runs);
 
 [[nodiscard]] view step_view();     // of `items`: steps
 [[nodiscard]] view summary_view();  // of `items`: one per run, with `planner`

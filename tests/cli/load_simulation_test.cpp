@@ -89,8 +89,9 @@ TEST(load_simulation, compares_planners_step_by_step) {
   const auto trace = parse(shaken_loads(64)).value();
   simulated_cluster cluster;
   cluster.node_slots.assign(8, 9);
-  const std::vector<planner_settings> planners{
-      {.kind = planner_kind::troupe, .moves_max = 10}, {.kind = planner_kind::keep}, {.kind = planner_kind::eplb}};
+  const std::vector<placing> planners{planner_settings{.kind = planner_kind::troupe, .moves_max = 10},
+                                      planner_settings{.kind = planner_kind::keep},
+                                      planner_settings{.kind = planner_kind::eplb}};
   const auto runs = simulate_loads(source_of(trace), cluster, planners, true).value();
   const auto &planned = runs[0].steps, &kept = runs[1].steps, &published = runs[2].steps;
   ASSERT_EQ(planned.size(), 3U);
@@ -180,6 +181,81 @@ TEST_F(simulate_verb, makes_loads_up_and_says_the_digest) {
   EXPECT_THAT(page.out, HasSubstr(document.at("digest").get<std::string>()));
   EXPECT_THAT(simulate({"--nodes", "4", "--slots", "20"}).out, HasSubstr("\ndigest "));
 }
+
+TEST_F(simulate_verb, compares_and_writes_files) {
+  const auto csv = (folder_ / "day.csv").string(), svg = (folder_ / "day.svg").string();
+  const auto shown = simulate({"--nodes", "4", "--slots", "20", "--compare", "--eplb-every", "2", "--csv", csv.c_str(),
+                               "--plot", svg.c_str(), "-o", "json"});
+  ASSERT_EQ(shown.code, exit_code::ok) << shown.err;
+  const auto items = nlohmann::json::parse(shown.out).at("items");
+  ASSERT_EQ(items.size(), 3U);
+  EXPECT_EQ(items[0].at("planner"), "troupe");
+  EXPECT_EQ(items[1].at("planner"), "static");
+  EXPECT_EQ(items[2].at("planner"), "eplb every 2");
+  EXPECT_EQ(items[2].at("items").size(), 3U);
+  EXPECT_GT(std::filesystem::file_size(csv), 500U);
+  EXPECT_GT(std::filesystem::file_size(svg), 2000U);
+  const auto nowhere = simulate({"--nodes", "4", "--slots", "20", "--csv", "/nowhere/day.csv"});
+  EXPECT_EQ(nowhere.code, exit_code::failed);
+  EXPECT_THAT(nowhere.err, HasSubstr("/nowhere/day.csv cannot be written"));
+}
+
+TEST_F(simulate_verb, carries_out_policies) {
+  const auto shown = run({"--synthetic",
+                          "zipf",
+                          "--nodes",
+                          "4",
+                          "--slots",
+                          "64",
+                          "--layers",
+                          "2",
+                          "--experts",
+                          "16",
+                          "--hours",
+                          "2",
+                          "--policies",
+                          "add,balance,prune",
+                          "--active-experts",
+                          "4",
+                          "--prune-window",
+                          "1h",
+                          "--top-k",
+                          "2",
+                          "-o",
+                          "json"});
+  ASSERT_EQ(shown.code, exit_code::ok) << shown.err;
+  const auto document = nlohmann::json::parse(shown.out);
+  EXPECT_EQ(document.at("planner"), "policies");
+  EXPECT_GT(document.at("items").front().at("masked_share"), document.at("items").back().at("masked_share"));
+}
+
+struct bad_flags {
+  std::vector<const char*> words;
+  const char* message;
+};
+class simulate_refusals : public testing::TestWithParam<bad_flags> {};
+
+TEST_P(simulate_refusals, say_what_to_do) {
+  std::vector<const char*> words{"troupe", "simulate", "--synthetic", "zipf",      "--nodes",
+                                 "4",      "--slots",  "20",          "--experts", "16"};
+  words.insert(words.end(), GetParam().words.begin(), GetParam().words.end());
+  testing::internal::CaptureStderr();
+  const auto code = run_command_line(static_cast<int>(words.size()), words.data());
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), HasSubstr(GetParam().message));
+  EXPECT_EQ(code, exit_code::usage);
+}
+INSTANTIATE_TEST_SUITE_P(
+    flags, simulate_refusals,
+    testing::Values(bad_flags{{"--active-experts", "4"}, "--active-experts is for policies; add --policies"},
+                    bad_flags{{"--prune-window", "1h"}, "--prune-window is for policies; add --policies"},
+                    bad_flags{{"--policies", "add"}, "--policies add has nothing to add"},
+                    bad_flags{{"--policies", "dance"}, "dance"},
+                    bad_flags{{"--policies", "balance", "--max-moves", "3"}, "--max-moves is for a planner"},
+                    bad_flags{{"--eplb-every", "3"}, "--eplb-every is for EPLB; add --compare or --planner eplb"},
+                    bad_flags{{"--compare", "--show-placement"}, "--show-placement is for one planner"},
+                    bad_flags{{"--compare", "--planner", "static"}, "leave out --planner"},
+                    bad_flags{{"--hours", "10000", "--step-minutes", "0"}, "--step-minutes"},
+                    bad_flags{{"--zones", "9"}, "9 zones are more than 4 nodes"}));
 
 TEST_F(simulate_verb, says_which_flags_do_not_go_together) {
   const auto both = simulate({"--nodes", "4", "--slots", "20", "--synthetic", "zipf"});

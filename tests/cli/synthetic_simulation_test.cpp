@@ -102,10 +102,11 @@ simulated_cluster cluster_of(std::vector<std::uint32_t> slots, std::uint64_t see
   return cluster;
 }
 
-const std::vector<planner_settings> everybody{{.kind = planner_kind::troupe, .moves_max = 4},
-                                              {.kind = planner_kind::eplb, .eplb_every = 6},
-                                              {.kind = planner_kind::eplb_hierarchical, .machines = 2, .groups = 4},
-                                              {.kind = planner_kind::keep}};
+const std::vector<placing> everybody{
+    planner_settings{.kind = planner_kind::troupe, .moves_max = 4},
+    planner_settings{.kind = planner_kind::eplb, .eplb_every = 6},
+    planner_settings{.kind = planner_kind::eplb_hierarchical, .machines = 2, .groups = 4},
+    planner_settings{.kind = planner_kind::keep}};
 
 TEST(load_simulation, plans_nothing_onto_nodes_that_are_lost) {
   std::uint32_t steps_with_losses = 0;
@@ -158,7 +159,7 @@ load_source two_steps() {
 
 TEST(load_simulation, has_the_figures_of_a_case_done_by_hand) {
   const simulated_cluster cluster{.node_slots = {2, 2}, .expert_bytes = 10};
-  const std::vector<planner_settings> keep{{.kind = planner_kind::keep}};
+  const std::vector<placing> keep{planner_settings{.kind = planner_kind::keep}};
   const auto run = simulate_loads(two_steps(), cluster, keep, true).value().front();
   ASSERT_EQ(run.steps.size(), 2U);
   EXPECT_NEAR(run.steps[0].imbalance_mean, 0, 1e-12);
@@ -188,7 +189,7 @@ TEST(load_simulation, a_lost_node_takes_its_load_and_costs_a_copy_when_it_return
     cluster.calendar = {cluster.node_slots,
                         {.seed = seed, .losses = 1, .steps = 3, .steps_away_mean = 0.1, .slots_min = 2}};
   }
-  const std::vector<planner_settings> keep{{.kind = planner_kind::keep}};
+  const std::vector<placing> keep{planner_settings{.kind = planner_kind::keep}};
   const auto steps = simulate_loads(source, cluster, keep, false).value().front().steps;
   // Both nodes hold both experts: the other one serves everything meanwhile.
   EXPECT_EQ(steps[1].nodes_away, 1U);
@@ -202,7 +203,7 @@ TEST(load_simulation, a_lost_node_takes_its_load_and_costs_a_copy_when_it_return
 
 TEST(load_simulation, in_hindsight_plans_for_the_step_before) {
   simulated_cluster cluster{.node_slots = {2, 2}};
-  const std::vector<planner_settings> troupe{{.kind = planner_kind::troupe}};
+  const std::vector<placing> troupe{planner_settings{.kind = planner_kind::troupe}};
   const load_source source{{0}, {4}, 2, [](const step_visitor& use) {
                              use(0, {{1, 1, 0, 0}});
                              use(1, {{1, 0, 1, 0}});

@@ -20,21 +20,27 @@ struct step {
 };
 
 std::optional<step> one_step(const policy_input& input, const layer_load& layer, const policy_settings& settings) {
+  // The planner finds a place for every expert that it sees: it must not see those that are not there.
+  std::vector<std::uint32_t> placed;
+  for (const auto& expert : layer.experts) {
+    if (!expert.nodes.empty()) placed.push_back(expert.index);
+  }
   std::vector<load_node> nodes;
   std::vector<std::uint32_t> present;
   for (std::uint32_t n = 0; n < input.nodes.size(); ++n) {
     auto first = present.size();
-    for (const auto& expert : layer.experts) {
-      if (std::ranges::find(expert.nodes, n) != expert.nodes.end()) present.push_back(expert.index);
+    for (std::uint32_t p = 0; p < placed.size(); ++p) {
+      const auto& holders = layer.experts[placed[p]].nodes;
+      if (std::ranges::find(holders, n) != holders.end()) present.push_back(p);
     }
     if (input.nodes[n].slots_free > 0) present.push_back(no_expert);
     auto slots = static_cast<std::uint32_t>(present.size() - first);
     if (slots == 0) return std::nullopt;  // nothing of this layer can be put there
     nodes.push_back({slots, n, 1});
   }
-  if (nodes.size() < 2) return std::nullopt;
+  if (nodes.size() < 2 || placed.empty()) return std::nullopt;
   std::vector<double> loads;
-  for (const auto& expert : layer.experts) loads.push_back(static_cast<double>(expert.nodes.empty() ? 0 : expert.rows));
+  for (auto e : placed) loads.push_back(static_cast<double>(layer.experts[e].rows));
   load_planner planner(std::move(nodes), {.moves_max = 2, .imbalance_target = settings.balance_imbalance});
   auto plan = planner.plan(loads, present);
   // Of its moves the one with most of the load: the others may not be needed any more once that is done.
@@ -43,9 +49,11 @@ std::optional<step> one_step(const policy_input& input, const layer_load& layer,
     return static_cast<double>(expert.rows) / static_cast<double>(std::max<std::size_t>(expert.nodes.size(), 1));
   };
   std::optional<step> best;
-  for (const auto& move : plan.moves) {
+  for (auto move : plan.moves) {
+    move.expert = placed[move.expert];
+    if (move.instead_of) move.instead_of = placed[*move.instead_of];
     const auto& expert = layer.experts[move.expert];
-    if (expert.is_fixed || expert.nodes.empty() || move.reason == load_move::why::cover) continue;
+    if (expert.is_fixed) continue;
     bool is_full = input.nodes[move.to].slots_free == 0;
     if (is_full && !move.instead_of) continue;
     if (is_full && (layer.experts[*move.instead_of].is_fixed || layer.experts[*move.instead_of].nodes.size() < 2))

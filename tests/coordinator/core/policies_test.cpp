@@ -136,6 +136,22 @@ TEST(balancing, leaves_an_even_or_a_quiet_layer_alone) {
   EXPECT_THAT(propose_moves(input, {}), IsEmpty());
 }
 
+// There are more experts than the nodes have slots; those that are not there must not be planned for.
+TEST(balancing, looks_only_at_experts_that_are_there) {
+  std::vector<expert_load> experts;
+  for (std::uint32_t e = 0; e < 20; ++e) {
+    auto absent = serving(e, {}, 0);
+    absent.is_present = false;
+    absent.is_dormant = true;
+    experts.push_back(absent);
+  }
+  experts[7] = serving(7, {0}, 8000);
+  experts[12] = serving(12, {1}, 500);
+  auto made = propose_moves(one_layer(experts), {});
+  ASSERT_THAT(made, SizeIs(1));
+  EXPECT_EQ(std::get<replicate_expert>(made[0].what).expert.index, 7U);
+}
+
 // Repeats what it proposes until nothing is proposed any more: it must end, and it must end even.
 TEST(balancing, its_steps_lead_to_even_nodes_and_stop) {
   std::vector<expert_load> experts;
