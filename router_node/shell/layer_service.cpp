@@ -7,6 +7,7 @@
 
 #include "common/limits.hpp"
 #include "router_node/shell/layer_engine.hpp"
+#include "router_node/shell/load_recorder.hpp"
 #include "router_node/shell/router_metrics.hpp"
 
 namespace troupe::router {
@@ -72,6 +73,7 @@ std::optional<request_id> layer_service::submit(layer_job job, time_point now) {
   p->rows = rows;
   p->hosts_of_row.resize(rows);
   auto request = prepare(*p);
+  if (request && recorder_ != nullptr) recorder_->count(p->job.layer->place, request->routing.expert_ids);
   auto id = request ? dispatcher_.submit(std::move(*request), now) : result<request_id>(fail(request.error()));
   if (!id) {
     metrics_.on_refused(id.error().code);
@@ -327,6 +329,7 @@ std::shared_ptr<const layer_answer> layer_service::make_answer(pending& p, layer
 }
 
 void layer_service::refresh_metrics(double seconds_passed) {
+  if (recorder_ != nullptr) recorder_->pass(seconds_passed);
   auto total = gone_;
   for (const auto& [name, link] : links_) {
     total.bytes_out += link->traffic().bytes_out;

@@ -21,6 +21,7 @@
 namespace troupe::router {
 
 class layer_engine;
+class load_recorder;
 class router_metrics;
 
 class layer_service : private link_listener {
@@ -29,6 +30,9 @@ class layer_service : private link_listener {
   layer_service(const model_plan& plan, layer_engine& engine, const link_environment& links, router_metrics& metrics,
                 std::mt19937_64& random);
   ~layer_service() override;
+
+  // From now on; borrowed, outlives the service. nullptr: nobody writes loads down.
+  void record_loads(load_recorder* recorder) { recorder_ = recorder; }
 
   // Takes the job and answers through job.done, now or later, exactly once. The number names it for cancel();
   // nullopt when it is over already.
@@ -79,6 +83,7 @@ class layer_service : private link_listener {
   layer_engine& engine_;
   const link_environment& environment_;
   router_metrics& metrics_;
+  load_recorder* recorder_{};
   dispatcher dispatcher_;
   std::map<node_id, std::unique_ptr<expert_link>> links_;
   bool links_changed_{};

@@ -25,6 +25,7 @@
 #include "model/checkpoint.hpp"
 #include "proto/node_coordinator.pb.h"
 #include "router_node/shell/layer_engine.hpp"
+#include "router_node/shell/load_recorder.hpp"
 #include "router_node/shell/loop_actor.hpp"
 #include "router_node/shell/openai_request.hpp"
 #include "router_node/shell/router_loop.hpp"
@@ -58,6 +59,9 @@ result<void> validate(const router_options& options) {
   }
   if (options.model.empty()) return fail(errc::invalid_request, "--model: name the folder of the checkpoint");
   if (options.threads == 0) return fail(errc::invalid_request, "--threads 0: use at least one");
+  if (options.record_seconds == 0) {
+    return fail(errc::invalid_request, "--record-trace-seconds 0: a step lasts at least one second");
+  }
   return {};
 }
 
@@ -105,6 +109,7 @@ class router::impl {
   std::unique_ptr<text_service> texts_;  // nullptr: layers only
   error no_texts_;                       // why
   std::unique_ptr<router_metrics> metrics_;
+  std::unique_ptr<load_recorder> recorder_;  // none: loads are not written down
   http::metrics_registry registry_;
   router_identity identity_;
   link_environment links_;
@@ -143,6 +148,12 @@ result<void> router::impl::open_model() {
   plan_ = model_plan::make(checkpoint_->model(), type_, options_.groups);
   engine_ = std::move(*engine);
   metrics_ = std::make_unique<router_metrics>(plan_);
+  if (!options_.record_trace.empty()) {
+    auto recorder = load_recorder::open(
+        {.file = options_.record_trace, .window = std::chrono::seconds{options_.record_seconds}}, plan_);
+    if (!recorder) return fail(recorder.error());
+    recorder_ = std::move(*recorder);
+  }
   return open_texts();
 }
 
@@ -208,6 +219,7 @@ result<void> router::impl::start_loop() {
       .self = &identity_,
       .links = &links_,
       .metrics = metrics_.get(),
+      .recorder = recorder_.get(),
       .ask_coordinator = [this](std::uint64_t id, info_kind kind,
                                 const std::string& layer) { return ask_coordinator(id, kind, layer); },
       .acknowledge =

@@ -34,6 +34,8 @@ struct router_options {
   bool no_auth{};                   // HTTP beyond loopback without keys
   std::string coordinator;          // control address; empty: the ipc socket in run_dir
   model::group_limit groups{};      // a row's choice is limited to some groups of experts; none: as the family says
+  std::filesystem::path record_trace;  // CSV file of loads; empty: none
+  std::uint32_t record_seconds{60};    // of one step in it
   std::vector<std::string> listen;  // client addresses; empty: the ipc socket in run_dir
 };
 

@@ -24,7 +24,9 @@ router_loop::router_loop(loop_settings settings, std::vector<wire::socket> clien
       desk_(*settings_.self, *settings_.plan, settings_.ask_coordinator),
       inbox_(std::move(wake)),
       clients_(std::move(clients), *settings_.self, *settings_.plan, service_, desk_, *settings_.metrics, random_(),
-               [this] { inbox_.signal().wake(); }) {}
+               [this] { inbox_.signal().wake(); }) {
+  service_.record_loads(settings_.recorder);
+}
 
 router_loop::~router_loop() = default;
 

@@ -27,6 +27,7 @@
 namespace troupe::router {
 
 class layer_engine;
+class load_recorder;
 class router_metrics;
 
 struct loop_settings {
@@ -35,6 +36,7 @@ struct loop_settings {
   const router_identity* self{};
   const link_environment* links{};
   router_metrics* metrics{};
+  load_recorder* recorder{};  // none: loads are not written down
   info_desk::ask_coordinator ask_coordinator;
   // This map is in use, and no older one. Called on the router's thread.
   std::function<void(term_number, epoch_number)> acknowledge;
