@@ -169,8 +169,9 @@ std::vector<placing> contenders(const simulate_request& request) {
 result<std::ofstream> open_to_write(const std::filesystem::path& file) {
   std::ofstream out{file};
   if (out) return out;
-  return fail(errc::unavailable, fmt::format("{} cannot be written; give a file in a folder that exists and is yours",
-                                             printable(file.string())));
+  return fail(
+      errc::invalid_request,
+      fmt::format("{} cannot be written; give a file in a folder that exists and is yours", printable(file.string())));
 }
 
 // Fills in what follows from other flags.
@@ -278,8 +279,7 @@ result<exit_code> run_and_show(const session& s, const simulate_request& request
   if (plot.is_open()) plot << plot_svg(*runs, request.loads.empty() ? request.shape.step_minutes : 0);
   csv.flush();
   plot.flush();
-  if (!csv || !plot)
-    return fail(errc::unavailable, "the CSV file or the plot was not written whole; is the disk full?");
+  if (!csv || !plot) return fail(errc::no_space, "the CSV file or the plot was not written whole; is the disk full?");
   show(s, request, source, *runs);
   return exit_code::ok;
 }
