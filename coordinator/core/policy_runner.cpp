@@ -28,7 +28,9 @@ expert_load look_at_expert(const cluster_state& state, const expert_entry& exper
   load.is_present = is_present(expert);
   load.is_dormant = expert.wish.presence == expert_presence::dormant;
   load.is_fixed = expert.wish.pinned || is_changing;
-  load.rows = state.traffic.of(expert.id, state.now).rows_in_window;
+  auto usage = state.traffic.of(expert.id, state.now);
+  load.rows = usage.rows_in_window;
+  load.recent_rows = usage.rows_recent;
   load.long_rows = state.long_traffic.of(expert.id, state.now).rows_in_window;
   load.long_norm = static_cast<double>(state.long_norms.of(expert.id, state.now).rows_in_window) / 1e3;
   load.masked_rows = state.masked_rows.of(expert.id, state.now).rows_in_window;

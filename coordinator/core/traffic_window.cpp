@@ -6,6 +6,7 @@ namespace troupe::coordinator {
 namespace {
 
 constexpr auto num_buckets = static_cast<std::int64_t>(limits::traffic_window_buckets);
+constexpr std::int64_t num_recent = 2;
 
 }  // namespace
 
@@ -39,10 +40,13 @@ traffic_window::usage traffic_window::of(const expert_id& expert, time_point now
   auto found = series_.find(expert);
   if (found == series_.end()) return {};
   const auto& rows = found->second;
-  usage result{rows.rows_total, 0, rows.last_used};
+  usage result{rows.rows_total, 0, 0, rows.last_used};
   auto number = bucket_number(now);
   for (auto b = std::max(number - num_buckets + 1, rows.newest - num_buckets + 1); b <= rows.newest; ++b) {
-    if (b >= 0) result.rows_in_window += rows.buckets[static_cast<std::size_t>(b % num_buckets)];
+    if (b < 0) continue;
+    auto added = rows.buckets[static_cast<std::size_t>(b % num_buckets)];
+    result.rows_in_window += added;
+    if (b > number - num_recent) result.rows_recent += added;
   }
   return result;
 }

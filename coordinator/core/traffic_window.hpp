@@ -25,6 +25,7 @@ class traffic_window {
   struct usage {
     std::uint64_t rows_total{};
     std::uint64_t rows_in_window{};
+    std::uint64_t rows_recent{};  // of those, in the last third of the window at most: its newest two buckets
     std::optional<time_point> last_used;
   };
 

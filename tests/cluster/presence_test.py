@@ -229,3 +229,23 @@ def test_a_policy_prunes_what_no_row_chooses_and_restore_brings_the_same_bits(ra
     for a, b in zip(before, after):
         for name in ("output", "expert_ids", "expert_weights"):
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_policy_gives_a_hot_expert_a_second_node(random_model, start_cluster):
+    cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32", policies="balance")
+    hidden = random_model.rows(240, 10)
+    ids = np.array([(0, 1 + i % (random_model.experts - 1)) for i in range(len(hidden))], dtype=np.int32)
+    weights = np.full(ids.shape, 0.5, dtype=np.float32)
+    with cluster.connect() as client:
+        before = client.experts(0, hidden, ids, weights).output
+
+        def is_replicated():
+            answer = client.experts(0, hidden, ids, weights)
+            assert not answer.flags.any()
+            assert relative_error(answer.output, before) < TOLERANCE["f32"]
+            return len(cluster.expert("0/0")["replicas"]) > 1
+
+        wait_until(is_replicated, 90, "the hot expert is on two nodes")
+    made = next(o for o in cluster.json("op", "list")["items"] if o["object"] == "0/0")
+    assert (made["kind"], made["who"]) == ("replicate", "policy: balancing")
+    assert "more of the layer's rows than the mean" in made["why"]

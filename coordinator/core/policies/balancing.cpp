@@ -1,5 +1,9 @@
 // Migration and replication of hot experts: by the load planner, a step at a time, while a layer's nodes are uneven.
+//
+//   drift   how far a layer's newest rows are from those of the whole last minute. When the kind of text changes, the
+//           minute speaks of what was; from a threshold on the newest rows alone decide
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <tuple>
 
@@ -12,14 +16,46 @@
 namespace troupe::coordinator {
 namespace {
 
+struct loads_of_layer {
+  std::vector<double> rows;  // by expert, of those that are served
+  double total{};
+  double drift{};
+  bool is_recent{};  // the newest rows alone
+};
+
+loads_of_layer look_at(const layer_load& layer, const policy_settings& settings) {
+  double minute = 0;
+  double recent = 0;
+  for (const auto& expert : layer.experts) {
+    minute += static_cast<double>(expert.rows);
+    recent += static_cast<double>(expert.recent_rows);
+  }
+  loads_of_layer loads{.rows = {}, .total = minute, .drift = 0, .is_recent = false};
+  if (recent >= limits::policy_rows_min) {
+    for (const auto& expert : layer.experts) {
+      auto difference = static_cast<double>(expert.rows) / minute - static_cast<double>(expert.recent_rows) / recent;
+      loads.drift += std::abs(difference) / 2;
+    }
+    loads.is_recent = loads.drift >= settings.drift;
+  }
+  if (loads.is_recent) loads.total = recent;
+  for (const auto& expert : layer.experts) {
+    auto rows = loads.is_recent ? expert.recent_rows : expert.rows;
+    loads.rows.push_back(static_cast<double>(expert.nodes.empty() ? 0 : rows));
+  }
+  return loads;
+}
+
 // One step of the planner's plan for one layer. A node offers what it holds of the layer, and one free slot.
 struct step {
   load_move move;
   bool shrinks{};  // first a spare replica of move.instead_of has to go
   double before{}, after{};
+  double drift{};  // when the newest rows alone decided
 };
 
-std::optional<step> one_step(const policy_input& input, const layer_load& layer, const policy_settings& settings) {
+std::optional<step> one_step(const policy_input& input, const layer_load& layer, const loads_of_layer& loads,
+                             const policy_settings& settings) {
   // The planner finds a place for every expert that it sees: it must not see those that are not there.
   std::vector<std::uint32_t> placed;
   for (const auto& expert : layer.experts) {
@@ -39,14 +75,14 @@ std::optional<step> one_step(const policy_input& input, const layer_load& layer,
     nodes.push_back({slots, n, 1});
   }
   if (nodes.size() < 2 || placed.empty()) return std::nullopt;
-  std::vector<double> loads;
-  for (auto e : placed) loads.push_back(static_cast<double>(layer.experts[e].rows));
+  std::vector<double> rows;
+  for (auto e : placed) rows.push_back(loads.rows[e]);
   load_planner planner(std::move(nodes), {.moves_max = 2, .imbalance_target = settings.balance_imbalance});
-  auto plan = planner.plan(loads, present);
+  auto plan = planner.plan(rows, present);
   // Of its moves the one with most of the load: the others may not be needed any more once that is done.
   auto share = [&](const load_move& move) {
-    const auto& expert = layer.experts[move.expert];
-    return static_cast<double>(expert.rows) / static_cast<double>(std::max<std::size_t>(expert.nodes.size(), 1));
+    return loads.rows[move.expert] /
+           static_cast<double>(std::max<std::size_t>(layer.experts[move.expert].nodes.size(), 1));
   };
   std::optional<step> best;
   for (auto move : plan.moves) {
@@ -59,7 +95,7 @@ std::optional<step> one_step(const policy_input& input, const layer_load& layer,
     if (is_full && (layer.experts[*move.instead_of].is_fixed || layer.experts[*move.instead_of].nodes.size() < 2))
       continue;
     if (!best || share(move) > share(best->move))
-      best = step{move, is_full, plan.imbalance_before, plan.imbalance_after};
+      best = step{move, is_full, plan.imbalance_before, plan.imbalance_after, loads.is_recent ? loads.drift : 0};
   }
   return best;
 }
@@ -69,10 +105,9 @@ std::optional<step> one_step(const policy_input& input, const layer_load& layer,
 std::vector<proposal> propose_moves(const policy_input& input, const policy_settings& settings) {
   std::vector<std::tuple<double, expert_id, step>> steps;
   for (const auto& layer : input.layers) {
-    std::uint64_t rows = 0;
-    for (const auto& expert : layer.experts) rows += expert.rows;
-    if (layer.is_changing || rows < limits::policy_rows_min) continue;
-    auto next = one_step(input, layer, settings);
+    auto loads = look_at(layer, settings);
+    if (layer.is_changing || loads.total < limits::policy_rows_min) continue;
+    auto next = one_step(input, layer, loads, settings);
     // A move costs a copy: not for what noise could give as well.
     if (!next || next->before - next->after < limits::balance_gain_min) continue;
     steps.emplace_back(next->before - next->after, expert_id{layer.id, next->move.expert}, *next);
@@ -82,6 +117,8 @@ std::vector<proposal> propose_moves(const policy_input& input, const policy_sett
   for (const auto& [gain, expert, next] : steps) {
     auto why = fmt::format("the fullest node has {:.0f} % more of the layer's rows than the mean; {:.0f} % afterwards",
                            100 * next.before, 100 * next.after);
+    if (next.drift > 0)
+      why += fmt::format(" (of its newest rows: {:.0f} % of them are not where the minute's were)", 100 * next.drift);
     const auto& experts = std::ranges::find(input.layers, expert.layer, &layer_load::id)->experts;
     auto replicas = [&](std::uint32_t e) { return static_cast<std::uint32_t>(experts[e].nodes.size()); };
     if (next.shrinks) {

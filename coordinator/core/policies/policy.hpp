@@ -27,6 +27,9 @@ struct policy_settings {
   // -- balancing
   bool balances{};
   double balance_imbalance{0.25};  // of a layer: most over mean of the nodes, minus 1
+  // Half the sum of the differences between the experts' shares of a layer's rows in the last minute and in its newest
+  // 10 to 20 s: from here on the text has changed, and balancing looks at the newest rows alone.
+  double drift{0.2};
 };
 
 struct node_load {
@@ -42,6 +45,7 @@ struct expert_load {
   bool is_fixed{};                   // pinned, or an operation is under way on it
   std::vector<std::uint32_t> nodes;  // that serve it; indices into policy_input::nodes
   std::uint64_t rows{};              // in the last minute
+  std::uint64_t recent_rows{};       // of those, in the last 10 to 20 s
   double masked_share{};             // of a masked expert, in the last minute: gate probability per row
   std::uint64_t masked_rows{};       // rows that were gated meanwhile
   std::uint64_t long_rows{};         // in policy_settings::prune_window

@@ -128,6 +128,20 @@ TEST(balancing, replicates_the_expert_that_no_move_can_even_out) {
   EXPECT_THAT(made[0].why, HasSubstr("the fullest node has 79 % more"));
 }
 
+TEST(balancing, follows_the_newest_rows_when_the_text_has_changed) {
+  auto input = one_layer({serving(0, {0}, 5000), serving(1, {0}, 100), serving(2, {1}, 2600), serving(3, {1}, 2500)});
+  auto& experts = input.layers[0].experts;
+  for (auto& expert : experts) expert.recent_rows = expert.rows / 4;
+  EXPECT_THAT(propose_moves(input, {}), IsEmpty()) << "even, and no drift";
+  experts[0].recent_rows = 100;
+  experts[1].recent_rows = 100;
+  auto made = propose_moves(input, {});
+  ASSERT_THAT(made, SizeIs(1)) << "node b has nearly all of the newest rows";
+  EXPECT_THAT(made[0].why, HasSubstr("of its newest rows"));
+  for (auto& expert : experts) expert.recent_rows /= 10;
+  EXPECT_THAT(propose_moves(input, {}), IsEmpty()) << "too few of them to judge by";
+}
+
 TEST(balancing, leaves_an_even_or_a_quiet_layer_alone) {
   EXPECT_THAT(propose_moves(one_layer({serving(0, {0}, 1000), serving(1, {1}, 1100)}), {}), IsEmpty());
   EXPECT_THAT(propose_moves(one_layer({serving(0, {0}, 300), serving(1, {1}, 3)}), {}), IsEmpty());
