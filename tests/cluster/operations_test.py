@@ -176,4 +176,3 @@ def test_a_planned_placement_is_applied(random_model, start_cluster, tmp_path):
     for item in plan["items"]:
         assert item["to"] in after[item["layer"], item["expert"]]
         assert item["from"] not in after[item["layer"], item["expert"]]
-    assert cluster.json("placement", "plan", *options)["imbalance_before"] <= plan["imbalance_after"] + 1e-9
