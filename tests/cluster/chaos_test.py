@@ -6,7 +6,6 @@ import time
 
 import pytest
 
-from support.cluster import is_alive
 from support.flatness import assert_flat, sizes
 from support.load import SteadyLoad, batches_of
 from support.waiting import wait_until
@@ -39,16 +38,8 @@ class Nemesis:
     def freeze_expert(self, name):
         self.cluster.signal(name, signal.SIGSTOP)
         wait_until(lambda: self.cluster.nodes()[name]["state"] == "lost", 30, lambda: self.story(f"{name} is given up"))
-        pid = self.cluster.pid(name)
-        self.cluster.signal(name, signal.SIGCONT)
-        wait_until(lambda: not is_alive(pid) or self.cluster.nodes()[name]["state"] == "serving", BACK_SECONDS,
-                   lambda: self.story(f"{name} is back"))
-        if not is_alive(pid):
-            # libzmq 4.3.4 (its issue 4841): input that ends and output that becomes possible in one look at the socket
-            # abort the process. Nothing in Troupe can keep that from happening; who watches processes starts it again.
-            assert "Assertion failed: !_io_error" in self.cluster.logs(), self.story(f"{name} died")
+        if not self.cluster.wake(name, BACK_SECONDS, lambda: self.story("")):
             self.history[-1] += " aborted in libzmq"
-            self.cluster.start_missing()
 
     def story(self, what):
         return f"{what}; {self.history}\n{self.cluster.run('events').stdout}\n{self.cluster.logs()}"

@@ -98,6 +98,22 @@ class LocalCluster:
     def signal(self, name, number):
         os.kill(self.pid(name), number)
 
+    def wake(self, name, deadline, story=lambda: ""):
+        """Ends a freeze; returns when the node serves again. False: libzmq aborted it, and it was started anew.
+
+        libzmq 4.3.4 (its issue 4841): input that ends and output that becomes possible in one look at a socket abort the
+        process. Nothing in Troupe can keep that from happening; who watches processes starts it again.
+        """
+        pid = self.pid(name)
+        self.signal(name, signal.SIGCONT)
+        wait_until(lambda: not is_alive(pid) or self.nodes()[name]["state"] == "serving", deadline,
+                   lambda: f"{name} is back; {story()}")
+        if is_alive(pid):
+            return True
+        assert "Assertion failed: !_io_error" in self.logs(), f"{name} died; {story()}"
+        self.start_missing()
+        return False
+
     def kill(self, name):
         """kill -9, and waits until the process is gone."""
         pid = self.pid(name)
