@@ -54,11 +54,9 @@ std::uint64_t loads_of(const cluster_state& state, const wish_change& change) {
     auto after = replicas_under(state, change.after);
     return after > before ? after - before : 0;
   }
-  return static_cast<std::uint64_t>(std::ranges::count_if(change.after.nodes, [&](const node_id& name) {
-    return std::ranges::none_of(served->replicas, [&](const map_replica& replica) {
-      return state.published->nodes[replica.node].name == name;
-    });
-  }));
+  auto places = places_of(state, change.expert);
+  return static_cast<std::uint64_t>(std::ranges::count_if(
+      change.after.nodes, [&](const node_id& name) { return std::ranges::find(places, name) == places.end(); }));
 }
 
 // A layer goes over as a whole: all its new replicas stand beside the old ones for a moment.
@@ -158,11 +156,7 @@ expert_wish wish_of(const cluster_state& state, const expert_entry& expert, cons
   std::vector<node_id> nodes;
   for (const auto& replica : was.replicas) nodes.push_back(then.nodes[replica.node].name);
   if (nodes.empty()) return wish;
-  const auto* now = state.published->find(expert.id);
-  std::vector<node_id> places;
-  if (now != nullptr) {
-    for (const auto& replica : now->replicas) places.push_back(state.published->nodes[replica.node].name);
-  }
+  auto places = places_of(state, expert.id);
   std::ranges::sort(nodes);
   std::ranges::sort(places);
   if (nodes == places && wish.version == expert.version) return wish;
@@ -219,8 +213,7 @@ result<void> check_slots(const cluster_state& state, const std::vector<wish_chan
   std::map<node_id, std::int64_t> used;
   for (const auto& [name, node] : state.nodes) used[name] = static_cast<std::int64_t>(node.slots.size());
   for (const auto& change : changes) {
-    const auto* served = state.published->find(change.expert);
-    for (const auto& replica : served->replicas) --used[state.published->nodes[replica.node].name];
+    for (const auto& name : places_of(state, change.expert)) --used[name];
     for (const auto& name : change.after.nodes) ++used[name];
   }
   for (const auto& change : changes) {

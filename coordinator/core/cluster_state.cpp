@@ -74,6 +74,14 @@ std::string names(const std::vector<node_id>& nodes) {
   return text.empty() ? "no node" : text;
 }
 
+std::vector<node_id> places_of(const cluster_state& state, const expert_id& expert) {
+  std::vector<node_id> places;
+  const auto* published = state.published->find(expert);
+  if (published == nullptr) return places;
+  for (const auto& replica : published->replicas) places.push_back(state.published->nodes[replica.node].name);
+  return places;
+}
+
 std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert) {
   if (!is_present(expert)) return 0;
   return expert.wish.replicas.value_or(state.settings.replication);

@@ -307,6 +307,8 @@ const Record* find_in_flight(const cluster_state& state, IsIt is_it) {
 [[nodiscard]] bool is_masked(const cluster_state& state, const expert_id& expert);
 // "expert-0, expert-2", for people; "no node".
 [[nodiscard]] std::string names(const std::vector<node_id>& nodes);
+// The nodes on which the published map has the expert.
+[[nodiscard]] std::vector<node_id> places_of(const cluster_state& state, const expert_id& expert);
 // How many replicas of the expert there should be.
 [[nodiscard]] std::uint32_t wanted_replicas(const cluster_state& state, const expert_entry& expert);
 

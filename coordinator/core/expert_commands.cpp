@@ -18,15 +18,6 @@ bool holds(const node_entry& node, const expert_id& expert) {
   return std::ranges::any_of(node.slots, [&](const auto& item) { return item.second.expert == expert; });
 }
 
-// Where the published map has the expert.
-std::vector<node_id> places_of(const cluster_state& state, const expert_id& expert) {
-  std::vector<node_id> places;
-  const auto* published = state.published->find(expert);
-  if (published == nullptr) return places;
-  for (const auto& replica : published->replicas) places.push_back(state.published->nodes[replica.node].name);
-  return places;
-}
-
 // One that takes part, so that it has replicas to move or to count.
 result<const expert_entry*> present_expert(const cluster_state& state, const expert_id& id) {
   auto expert = free_expert(state, id);

@@ -275,10 +275,8 @@ void settle(cluster_state& state) {
 // Where an operator wants it; of an expert that gets another version, where it is.
 std::vector<node_id> places_to_choose(const cluster_state& state, const expert_entry& expert) {
   auto places = expert.wish.nodes;
-  const auto* served = state.published->find(expert.id);
-  if (expert.wish.version == expert.version || served == nullptr) return places;
-  for (const auto& replica : served->replicas) {
-    const auto& name = state.published->nodes[replica.node].name;
+  if (expert.wish.version == expert.version) return places;
+  for (const auto& name : places_of(state, expert.id)) {
     if (std::ranges::find(places, name) == places.end()) places.push_back(name);
   }
   return places;

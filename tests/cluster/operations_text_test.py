@@ -218,13 +218,14 @@ def idle_experts(cluster):
     def totals():
         return {(expert["layer"], expert["expert"]): expert["tokens_total"] for expert in cluster.experts()}
 
-    last = {}
+    last, since = {}, time.monotonic()
 
     def is_reported():  # nodes report about once a second
-        nonlocal last
-        before, last = last, totals()
-        time.sleep(2.5)
-        return before == last
+        nonlocal last, since
+        now = totals()
+        if now != last:
+            last, since = now, time.monotonic()
+        return time.monotonic() - since >= 2.5
 
     wait_until(is_reported, SECONDS, "the nodes have reported what they computed")
     return sorted(expert for expert, tokens in last.items() if tokens == 0)

@@ -1,5 +1,4 @@
 """Experts are pruned, restored and added while rows flow (issue 5, "Must show" 1 and 6)."""
-import collections
 import itertools
 import json
 import random
@@ -11,7 +10,7 @@ import troupe
 
 from support.cluster import http_request
 from support.golden import TOLERANCE, relative_error
-from support.load import Clients
+from support.load import EpochLoad
 from support.waiting import wait_until
 
 SLOTS = 24
@@ -21,50 +20,21 @@ COME_AND_GO = (3, 9)
 MASKS = [mask for size in range(len(COME_AND_GO) + 1) for mask in itertools.combinations(COME_AND_GO, size)]
 
 
-class MaskedLoad(Clients):
-    """As a context manager: clients whose answers must each be what the model gives without some of COME_AND_GO; which
-    ones may depend on the epoch that the answer names, and on nothing else."""
+def right_masks(answer, expected):
+    ids = np.sort(answer.expert_ids, 1)
+    return {mask for mask, (wanted, output) in expected.items()
+            if (ids == wanted).all() and relative_error(answer.output, output) <= TOLERANCE["f32"]}
 
-    def __init__(self, cluster, model, clients=2):
-        super().__init__(clients, 90)
-        self.cluster, self.clients, self.answers, self.failures = cluster, clients, 0, []
-        # (layer, epoch) -> the masks under which all its answers are right
-        self.explained_by = collections.defaultdict(lambda: set(MASKS))
-        self.batches = []
-        for i in range(12):
-            layer = model.layers[i % len(model.layers)]
-            hidden = model.rows(32, 700 + i)
-            self.batches.append((layer, hidden, {mask: (np.sort(model.choose(layer, hidden, mask)[0], 1),
-                                                        model.compute(layer, hidden, mask)) for mask in MASKS}))
 
-    def _run(self, number):
-        with self.cluster.connect() as client:
-            for turn in itertools.count(number, self.clients):
-                if self._stop.is_set():
-                    return
-                self._send(client, *self.batches[turn % len(self.batches)])
-
-    def _send(self, client, layer, hidden, expected):
-        try:
-            answer = client.layer(layer, hidden, timeout=30)
-        except Exception as problem:  # every kind of failure is a lost row
-            with self._lock:
-                self.failures.append(repr(problem))
-            return
-        ids = np.sort(answer.expert_ids, 1)
-        right = {mask for mask, (wanted, output) in expected.items()
-                 if (ids == wanted).all() and relative_error(answer.output, output) <= TOLERANCE["f32"]}
-        with self._lock:
-            self.answers += 1
-            if answer.flags.any():
-                self.failures.append(f"flags {answer.flags[answer.flags != 0]} on a request that waits")
-            self.explained_by[layer, answer.epoch] &= right
-            if not self.explained_by[layer, answer.epoch]:
-                self.failures.append(f"layer {layer}: no mask explains the answers of epoch {answer.epoch}")
-
-    def assert_exact(self):
-        assert self.failures == []
-        assert self.answers > 0
+def masked_load(cluster, model):
+    """Answers must each be what the model gives without some of COME_AND_GO."""
+    batches = []
+    for i in range(12):
+        layer = model.layers[i % len(model.layers)]
+        hidden = model.rows(32, 700 + i)
+        batches.append((layer, hidden, {mask: (np.sort(model.choose(layer, hidden, mask)[0], 1),
+                                               model.compute(layer, hidden, mask)) for mask in MASKS}))
+    return EpochLoad(cluster, MASKS, batches, right_masks, patience=90)
 
 
 def slots_used(cluster):
@@ -75,7 +45,7 @@ def test_experts_come_and_go_and_every_answer_is_that_of_its_epoch(random_model,
     cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
     choices = random.Random(request.config.getoption("--seed"))
     pruned = set()
-    with MaskedLoad(cluster, random_model) as load:
+    with masked_load(cluster, random_model) as load:
         wait_until(lambda: load.answers >= 10, 60, "the load runs")
         for _ in range(ROUNDS):
             expert = f"{choices.choice(random_model.layers)}/{choices.choice(COME_AND_GO)}"
@@ -128,7 +98,7 @@ def test_a_restored_expert_gives_the_same_bits_again(random_model, start_cluster
 
 def test_a_coordinator_killed_in_a_prune_finishes_it(random_model, start_cluster):
     cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
-    with MaskedLoad(cluster, random_model) as load:
+    with masked_load(cluster, random_model) as load:
         wait_until(lambda: load.answers >= 10, 60, "the load runs")
         for verb, expert in (("prune", "0/3"), ("prune", "1/9"), ("restore", "0/3")):
             started = cluster.json("expert", verb, expert, "--no-wait")

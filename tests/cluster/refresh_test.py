@@ -1,7 +1,5 @@
 """Weights change while rows flow (issue 5, "Must show" 7): each answer is that of the version of its epoch, what is wrong is
 refused with the old version serving, and there is a way back."""
-import collections
-import itertools
 import json
 import shutil
 import signal
@@ -11,7 +9,7 @@ import pytest
 
 from support import safetensors
 from support.golden import TOLERANCE, relative_error
-from support.load import Clients
+from support.load import EpochLoad
 from support.random_model import MixtralTwin
 from support.waiting import wait_until
 
@@ -48,46 +46,25 @@ def variants(random_model, tmp_path_factory):
     return [MixtralTwin(write_variant(random_model, folder / f"next-{seed}", seed)) for seed in (1, 2)]
 
 
-class VersionedLoad(Clients):
-    """As a context manager: clients whose answers must each be what one of the models gives; which one may depend on the
-    layer and on the epoch that the answer names, and on nothing else."""
+def right_models(answer, expected):
+    return {number for number, output in enumerate(expected)
+            if relative_error(answer.output, output) <= TOLERANCE["f32"]}
 
-    def __init__(self, cluster, models, clients=2):
-        super().__init__(clients, 120)
-        self.cluster, self.clients, self.answers, self.failures = cluster, clients, 0, []
-        self.explained_by = collections.defaultdict(lambda: set(range(len(models))))
-        self.batches = []
-        for i in range(8):
-            layer = models[0].layers[i % len(models[0].layers)]
-            hidden = models[0].rows(32, 900 + i)
-            self.batches.append((layer, hidden, [model.compute(layer, hidden) for model in models]))
 
-    def _run(self, number):
-        with self.cluster.connect() as client:
-            for turn in itertools.count(number, self.clients):
-                if self._stop.is_set():
-                    return
-                self._send(client, *self.batches[turn % len(self.batches)])
+def versioned_load(cluster, models):
+    """Answers must each be what one of the models gives."""
+    batches = []
+    for i in range(8):
+        layer = models[0].layers[i % len(models[0].layers)]
+        hidden = models[0].rows(32, 900 + i)
+        batches.append((layer, hidden, [model.compute(layer, hidden) for model in models]))
+    return EpochLoad(cluster, range(len(models)), batches, right_models)
 
-    def _send(self, client, layer, hidden, expected):
-        try:
-            answer = client.layer(layer, hidden, timeout=30)
-        except Exception as problem:  # every kind of failure is a lost row
-            with self._lock:
-                self.failures.append(repr(problem))
-            return
-        right = {number for number, output in enumerate(expected)
-                 if relative_error(answer.output, output) <= TOLERANCE["f32"]}
-        with self._lock:
-            self.answers += 1
-            self.explained_by[layer, answer.epoch] &= right
-            if answer.flags.any() or not self.explained_by[layer, answer.epoch]:
-                self.failures.append(f"layer {layer}, epoch {answer.epoch}: no version explains the answers")
 
-    def go_on(self, count=20):
-        before = self.answers
-        wait_until(lambda: self.answers >= before + count or self.failures, 60, "the load goes on")
-        assert self.failures == []
+def go_on(load, count=20):
+    before = load.answers
+    wait_until(lambda: load.answers >= before + count or load.failures, 60, "the load goes on")
+    assert load.failures == []
 
 
 def versions(cluster):
@@ -105,8 +82,8 @@ def assert_serves(cluster, model, seed=77):
 def test_every_answer_is_that_of_the_version_of_its_epoch(random_model, variants, start_cluster):
     cluster = start_cluster(random_model.folder, expert_nodes=3, slots=SLOTS, dtype="f32")
     models = [random_model, *variants]
-    with VersionedLoad(cluster, models) as load:
-        load.go_on()
+    with versioned_load(cluster, models) as load:
+        go_on(load)
         epoch = cluster.status()["epoch"]
         for number, variant in enumerate(variants, 2):
             done = cluster.json("refresh", "now", "--from", str(variant.folder))
@@ -115,12 +92,12 @@ def test_every_answer_is_that_of_the_version_of_its_epoch(random_model, variants
             assert {expert for expert, version in serving.items() if version == number} == {
                 (layer, expert) for layer, experts in CHANGED.items() for expert in experts}
             assert_serves(cluster, variant)
-            load.go_on()
+            go_on(load)
         back = cluster.json("placement", "rollback", str(epoch))
         assert back["state"] == "done"
         assert set(versions(cluster).values()) == {1}
         assert_serves(cluster, random_model)
-        load.go_on()
+        go_on(load)
     assert load.failures == []
     seen = set().union(*(numbers for numbers in load.explained_by.values() if len(numbers) == 1))
     assert seen == {0, 1, 2}, "the load met every version"
@@ -159,13 +136,13 @@ def test_what_is_wrong_is_refused_with_the_old_version_serving(random_model, var
     expected = {"nan": ("1/5", "NaN"), "shape": ("intermediate_size", "expected"),
                 "gate": ("block_sparse_moe.gate.weight", "differs"), "digest": ("expert 0/1", "manifest")}
     bad["nowhere"], expected["nowhere"] = tmp_path / "nowhere", ("nowhere",)
-    with VersionedLoad(cluster, [random_model]) as load:
+    with versioned_load(cluster, [random_model]) as load:
         for name, folder in bad.items():
             refused = cluster.run("refresh", "now", "--from", str(folder))
             assert refused.returncode != 0
             for words in expected[name]:
                 assert words in refused.stderr, f"{name}: {refused.stderr}"
-        load.go_on()
+        go_on(load)
     assert load.failures == []
     assert set(versions(cluster).values()) == {1}
     assert cluster.json("op", "list")["items"] == []
@@ -220,7 +197,7 @@ def test_a_schedule_picks_up_newer_weights_until_it_is_paused(random_model, vari
 
     cluster.json("refresh", "schedule", "--every", "1s", "--from", str(folder))
     assert cluster.json("refresh", "schedule")["state"] == "active"
-    with VersionedLoad(cluster, [random_model, *variants]) as load:
+    with versioned_load(cluster, [random_model, *variants]) as load:
         publish(variants[0])
         wait_until(lambda: set(versions(cluster).values()) == {1, 2}, 60, "the schedule found version 2")
         wait_until(lambda: cluster.status()["operations_running"] == 0, 60, "it is served")
@@ -228,7 +205,7 @@ def test_a_schedule_picks_up_newer_weights_until_it_is_paused(random_model, vari
         cluster.json("refresh", "pause")
         assert cluster.json("refresh", "schedule")["state"] == "paused"
         publish(variants[1])
-        load.go_on()
+        go_on(load)
         done = cluster.json("refresh", "now", "--from", str(folder))
         assert (done["state"], done["who"]) == ("done", "the admin socket")
         assert_serves(cluster, variants[1])

@@ -1,4 +1,6 @@
 """Steady load on a cluster: threads that send batches and compare every row of every answer."""
+import collections
+import itertools
 import threading
 import time
 from dataclasses import dataclass, field
@@ -63,6 +65,46 @@ class Clients:
         for thread in self._threads:
             thread.join(self._patience)
             assert not thread.is_alive(), "a client hangs past its deadline"
+
+
+class EpochLoad(Clients):
+    """As a context manager: clients whose answers must each be what the model gives in one of its states; which state may
+    depend on the layer and on the epoch that the answer names, and on nothing else.
+
+    `batches`: (layer, hidden, expected); `explain(answer, expected)` -> the states under which the answer is right."""
+
+    def __init__(self, cluster, states, batches, explain, clients=2, patience=120):
+        super().__init__(clients, patience)
+        self.cluster, self.batches, self.explain, self.clients = cluster, batches, explain, clients
+        self.answers, self.failures = 0, []
+        self.explained_by = collections.defaultdict(lambda: set(states))
+
+    def _run(self, number):
+        with self.cluster.connect() as client:
+            for turn in itertools.count(number, self.clients):
+                if self._stop.is_set():
+                    return
+                self._send(client, *self.batches[turn % len(self.batches)])
+
+    def _send(self, client, layer, hidden, expected):
+        try:
+            answer = client.layer(layer, hidden, timeout=30)
+        except Exception as problem:  # every kind of failure is a lost row
+            with self._lock:
+                self.failures.append(repr(problem))
+            return
+        right = self.explain(answer, expected)
+        with self._lock:
+            self.answers += 1
+            if answer.flags.any():
+                self.failures.append(f"flags {answer.flags[answer.flags != 0]} on a request that waits")
+            self.explained_by[layer, answer.epoch] &= right
+            if not self.explained_by[layer, answer.epoch]:
+                self.failures.append(f"layer {layer}: no state explains the answers of epoch {answer.epoch}")
+
+    def assert_exact(self):
+        assert self.failures == []
+        assert self.answers > 0
 
 
 class SteadyLoad(Clients):
