@@ -219,6 +219,10 @@ inline constexpr std::uint32_t peer_timeouts_max = 3;
 // Whole bundles that a node keeps in memory to answer chunks; further fetches are told to come back.
 inline constexpr std::size_t peer_bundles_open_max = 2;
 inline constexpr std::chrono::milliseconds peer_bundle_idle = 2s;
+// Nodes that one node stays connected to, or keeps memory of, between two bundles.
+inline constexpr std::size_t peer_links_max = 8;
+// For an answer to the greeting over a connection that was kept; without one another is opened.
+inline constexpr std::chrono::milliseconds peer_link_check = 500ms;
 inline constexpr std::chrono::milliseconds node_stats_interval = 1s;
 
 // -- files --------------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class taking_node {
     settings.layers = std::make_shared<expert::layer_catalog>(nullptr);
     settings.memory = memory_;
     settings.slot_bytes = slot_bytes_;
-    settings.fetching = fetching();
+    settings.fetching = fetching(true);
     settings.loaded = [this](expert::finished_load done) { finish(std::move(done)); };
     settings.failed = [this](slot_index, error reason) { finish(fail(std::move(reason))); };
     settings.unloaded = [](slot_index) {};
@@ -93,9 +93,7 @@ class taking_node {
 
   // The bytes alone.
   void fetch(const peer_source& from, bool is_sharing) {
-    auto settings = fetching();
-    if (!is_sharing) settings.room.reset();
-    expert::peer_fetch transfer{std::move(settings), wanted, layout_};
+    expert::peer_fetch transfer{is_sharing ? sharing_ : chunks_, wanted, layout_};
     must(transfer.from(from));
     if (transfer.bundle().bytes().size() != layout_->bytes()) throw std::runtime_error("bytes are missing");
   }
@@ -112,11 +110,11 @@ class taking_node {
   void unload() { memory_->unload({0}); }
 
  private:
-  expert::peer_fetch_settings fetching() {
+  expert::peer_fetch_settings fetching(bool is_sharing) {
     expert::peer_fetch_settings settings;
     settings.context = context_;
     settings.identity = identity_;
-    settings.room = room_;
+    settings.is_sharing = is_sharing;
     settings.keys = [this](const peer_source& peer) -> std::optional<wire::curve_client> {
       if (peer.public_key.empty()) return std::nullopt;
       return wire::curve_client{peer.public_key, keys_.taker.public_key, keys_.taker.secret_key};
@@ -140,7 +138,8 @@ class taking_node {
   std::shared_ptr<wire::context> context_ = must(wire::context::make());
   std::shared_ptr<expert::node_identity> identity_ =
       std::make_shared<expert::node_identity>(node_id{taker_name}, cluster_name, incarnation_number{1});
-  std::shared_ptr<expert::shared_room> room_ = std::make_shared<expert::shared_room>();
+  expert::peer_links sharing_{fetching(true)};
+  expert::peer_links chunks_{fetching(false)};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<result<expert::finished_load>> done_;  // guarded by mutex_

@@ -37,8 +37,11 @@ struct found_bundle {
 
 class loader::impl {
  public:
-  explicit impl(loader_settings settings) : settings_{std::move(settings)} {
-    settings_.fetching.cancelled = [this] { return stopping_.load(); };
+  explicit impl(loader_settings settings)
+      : settings_{std::move(settings)}, links_{[this] {
+          settings_.fetching.cancelled = [this] { return stopping_.load(); };
+          return settings_.fetching;
+        }()} {
     thread_ = std::thread{[this] { run(); }};
   }
   ~impl() { stop(); }
@@ -76,6 +79,7 @@ class loader::impl {
 
   loader_settings settings_;
   std::shared_ptr<const model::checkpoint> refreshed_;  // the loader's thread: the newest folder of a refresh
+  peer_links links_;                                    // the loader's thread
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::variant<load_job, slot_index>> jobs_;  // guarded by mutex_
@@ -90,7 +94,7 @@ void loader::impl::run() {
       std::unique_lock lock{mutex_};
       const auto has_work = [this] { return stopping_ || !jobs_.empty(); };
       if (!changed_.wait_for(lock, limits::peer_bundle_idle, has_work)) {
-        if (settings_.fetching.room) settings_.fetching.room->forget();
+        links_.forget();
         changed_.wait(lock, has_work);
       }
       if (stopping_) return;
@@ -224,7 +228,7 @@ result<found_bundle> loader::impl::read_checkpoint(const load_job& job, std::sha
 }
 
 result<found_bundle> loader::impl::fetch(const load_job& job) {
-  peer_fetch transfer{settings_.fetching, job.content, settings_.layers->layout(job.content.expert)};
+  peer_fetch transfer{links_, job.content, settings_.layers->layout(job.content.expert)};
   std::vector<std::string> reasons;
   errc code = errc::unavailable;
   for (const auto& peer : job.peers) {

@@ -239,7 +239,6 @@ void expert_node::impl::start_loader() {
   settings.allow_nonfinite = options_.allow_nonfinite;
   settings.fetching.context = context_;
   settings.fetching.identity = identity_;
-  settings.fetching.room = std::make_shared<shared_room>();
   settings.fetching.keys = [this](const peer_source& peer) { return security_.to_peer(peer); };
   settings.loaded = [this](finished_load done) {
     tell(slot_loaded{done.slot, std::move(done.layout), done.facts, std::move(done.sample)});

@@ -9,64 +9,37 @@
 
 #include "common/wire/framing.hpp"
 #include "common/wire/shared_memory.hpp"
-#include "expert_node/shell/handshake.hpp"
 #include "expert_node/shell/layout_wire.hpp"
-#include "expert_node/shell/node_identity.hpp"
 #include "proto/peer.pb.h"
 
 namespace troupe::expert {
 namespace {
 
-using std::chrono::milliseconds;
 using std::chrono::steady_clock;
-
-// How often a wait looks whether the node stops, or a connection stands.
-constexpr milliseconds look_interval{20};
 
 error error_of(const proto::Error& reason) { return {static_cast<errc>(reason.code()), reason.message()}; }
 
 }  // namespace
 
-// One connection to one source, and the last message that came over it.
-struct peer_fetch::link {
-  link(std::string name, wire::socket opened) : node{std::move(name)}, socket{std::move(opened)} {
-    waiting.add(socket);
-  }
-  std::string node;
-  wire::socket socket;
-  wire::poller waiting;
-  std::optional<wire::incoming_message> message;
-  proto::PeerToPeer envelope;
-};
-
-result<std::shared_ptr<const wire::shared_segment>> shared_room::take(std::string_view cluster_id, std::size_t bytes) {
-  const bool is_free = segment_ != nullptr && segment_.use_count() == 1 && segment_->bytes().size() >= bytes;
-  if (!is_free) {
-    auto made = wire::shared_segment::create(cluster_id, bytes);
-    if (!made) return fail(made.error());
-    segment_ = std::make_shared<const wire::shared_segment>(*std::move(made));
-  }
-  return segment_;
-}
-
-peer_fetch::peer_fetch(peer_fetch_settings settings, slot_content content,
-                       std::shared_ptr<const model::bundle_layout> known)
-    : settings_{std::move(settings)}, content_{content}, layout_{std::move(known)} {}
+peer_fetch::peer_fetch(peer_links& links, slot_content content, std::shared_ptr<const model::bundle_layout> known)
+    : links_{links}, content_{content}, layout_{std::move(known)} {}
 
 result<void> peer_fetch::from(const peer_source& source) {
-  wire::socket_options options;
-  options.client = settings_.keys ? settings_.keys(source) : std::nullopt;
-  auto socket = wire::socket::open(settings_.context, wire::socket_kind::dealer, options);
-  if (!socket) return fail(socket.error());
-  if (auto connected = socket->connect(source.address); !connected) return connected;
-  link to{source.node.value, std::move(*socket)};
+  auto link = links_.to(source);
+  if (!link) return fail(link.error());
   if (window_) window_->restart();
-  ++fetch_id_;
-  if (auto done = greet(to); !done) return done;
+  fetch_id_ = links_.next_fetch_id();
+  auto done = fetch_over(**link);
+  if (!done) links_.close(source);
+  return done;
+}
+
+result<void> peer_fetch::fetch_over(peer_link& to) {
   if (!window_) {
     auto shared = fetch_shared(to);
     if (shared || shared.error().code == errc::cancelled) return shared;
-    spdlog::debug("expert {} comes in chunks from {}: {}", to_string(content_.expert), to.node, shared.error().message);
+    spdlog::debug("expert {} comes in chunks from {}: {}", to_string(content_.expert), to.node(),
+                  shared.error().message);
     // With the size at hand several chunks are on their way from the start.
     auto begun = layout_ == nullptr ? learn(to) : make_room();
     if (!begun) return begun;
@@ -74,21 +47,21 @@ result<void> peer_fetch::from(const peer_source& source) {
   return fetch_missing(to);
 }
 
-result<void> peer_fetch::fetch_shared(link& to) {
-  if (settings_.room == nullptr || layout_ == nullptr) return fail(errc::unavailable, "nothing is shared");
+result<void> peer_fetch::fetch_shared(peer_link& to) {
+  if (!links_.settings().is_sharing || layout_ == nullptr) return fail(errc::unavailable, "nothing is shared");
   const auto bytes = layout_->bytes();
-  auto segment = settings_.room->take(settings_.identity->cluster_id(), bytes);
+  auto segment = links_.room(bytes);
   if (!segment) return fail(segment.error());
   auto done = ask_to_share(to, **segment);
   if (!done) {
-    settings_.room->forget();
+    links_.forget_room();
     return done;
   }
   bundle_ = bundle_buffer::of(*std::move(segment), bytes);
   return {};
 }
 
-result<void> peer_fetch::ask_to_share(link& to, const wire::shared_segment& segment) {
+result<void> peer_fetch::ask_to_share(peer_link& to, const wire::shared_segment& segment) {
   const auto deadline = steady_clock::now() + limits::peer_chunk_timeout;
   proto::PeerToPeer request;
   auto& share = *request.mutable_share();
@@ -99,12 +72,11 @@ result<void> peer_fetch::ask_to_share(link& to, const wire::shared_segment& segm
   share.mutable_segment()->set_name(segment.name());
   share.mutable_segment()->set_bytes(layout_->bytes());
   share.mutable_segment()->set_machine_id(wire::machine_id());
-  if (auto asked = wire::outgoing_message{}.send(to.socket, request); !asked) return asked;
+  if (auto asked = to.send(request); !asked) return asked;
   do {
-    if (auto got = receive(to, deadline); !got) return got;
-    if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
-  } while (!to.envelope.has_shared() || to.envelope.shared().fetch_id() != fetch_id_);
-  if (to.envelope.shared().has_error()) return fail(error_of(to.envelope.shared().error()));
+    if (auto got = to.receive(deadline); !got) return got;
+  } while (!to.envelope().has_shared() || to.envelope().shared().fetch_id() != fetch_id_);
+  if (to.envelope().shared().has_error()) return fail(error_of(to.envelope().shared().error()));
   return {};
 }
 
@@ -112,7 +84,7 @@ result<void> peer_fetch::make_room() {
   auto bundle = bundle_buffer::make(layout_->bytes());
   if (!bundle) return fail(bundle.error());
   bundle_ = std::move(*bundle);
-  window_.emplace(layout_->bytes(), settings_.chunks);
+  window_.emplace(layout_->bytes(), links_.settings().chunks);
   return {};
 }
 
@@ -122,30 +94,13 @@ void peer_fetch::discard() {
 
 bool peer_fetch::has_some() const { return window_ && window_->arrived() > 0; }
 
-result<void> peer_fetch::greet(link& to) {
-  const auto deadline = steady_clock::now() + limits::handshake_timeout;
-  proto::PeerToPeer hello;
-  fill_hello(*settings_.identity, *hello.mutable_hello());
-  // A socket refuses messages until its connection stands.
-  while (!wire::outgoing_message{}.send(to.socket, hello)) {
-    if (settings_.cancelled()) return fail(errc::cancelled, "the node is stopping");
-    if (steady_clock::now() > deadline) return fail(errc::unavailable, fmt::format("{} does not answer", to.node));
-    static_cast<void>(wire::wait_writable(to.socket, look_interval));
-  }
-  if (auto got = receive(to, deadline); !got) return got;
-  if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
-  if (!to.envelope.has_welcome()) return fail(errc::invalid_request, fmt::format("{} sent no Welcome", to.node));
-  return {};
-}
-
-result<void> peer_fetch::learn(link& to) {
+result<void> peer_fetch::learn(peer_link& to) {
   const auto deadline = steady_clock::now() + limits::peer_chunk_timeout;
-  if (auto asked = send_request(to, {0, settings_.chunks.chunk_bytes}); !asked) return asked;
+  if (auto asked = send_request(to, {0, links_.settings().chunks.chunk_bytes}); !asked) return asked;
   do {
-    if (auto got = receive(to, deadline); !got) return got;
-    if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
-  } while (!to.envelope.has_chunk() || to.envelope.chunk().fetch_id() != fetch_id_);
-  const auto& chunk = to.envelope.chunk();
+    if (auto got = to.receive(deadline); !got) return got;
+  } while (!to.envelope().has_chunk() || to.envelope().chunk().fetch_id() != fetch_id_);
+  const auto& chunk = to.envelope().chunk();
   if (chunk.has_error()) return fail(error_of(chunk.error()));
   auto layout = from_proto(content_.expert, chunk.layout());
   if (!layout) return fail(layout.error());
@@ -155,17 +110,17 @@ result<void> peer_fetch::learn(link& to) {
   return take_chunk(to);
 }
 
-result<void> peer_fetch::fetch_missing(link& to) {
+result<void> peer_fetch::fetch_missing(peer_link& to) {
   std::uint32_t timeouts = 0;
   while (!window_->complete()) {
     const auto now = steady_clock::now();
     if (window_->expire(now) > 0 && ++timeouts >= limits::peer_timeouts_max) {
-      return fail(errc::timeout, fmt::format("{} stopped sending with {} chunks to go", to.node, window_->missing()));
+      return fail(errc::timeout, fmt::format("{} stopped sending with {} chunks to go", to.node(), window_->missing()));
     }
     while (auto range = window_->next(now)) {
       if (auto asked = send_request(to, *range); !asked) return asked;
     }
-    auto got = receive(to, *window_->deadline());
+    auto got = to.receive(*window_->deadline());
     if (!got && got.error().code == errc::timeout) continue;
     if (!got) return got;
     if (auto taken = take_chunk(to); !taken) return taken;
@@ -173,7 +128,7 @@ result<void> peer_fetch::fetch_missing(link& to) {
   return {};
 }
 
-result<void> peer_fetch::send_request(link& to, const chunk_range& range) {
+result<void> peer_fetch::send_request(peer_link& to, const chunk_range& range) {
   proto::PeerToPeer request;
   auto& fetch = *request.mutable_fetch();
   fetch.set_fetch_id(fetch_id_);
@@ -182,33 +137,18 @@ result<void> peer_fetch::send_request(link& to, const chunk_range& range) {
   fetch.set_version(content_.version.value);
   fetch.set_offset(range.offset);
   fetch.set_bytes(range.bytes);
-  return wire::outgoing_message{}.send(to.socket, request);
+  return to.send(request);
 }
 
-result<void> peer_fetch::receive(link& to, time_point deadline) {
-  while (true) {
-    if (settings_.cancelled()) return fail(errc::cancelled, "the node is stopping");
-    if (auto got = wire::receive(to.socket)) {
-      if (!got->message) return fail(got->message.error());
-      if (auto parsed = got->message->parse(to.envelope); !parsed) return parsed;
-      to.message.emplace(std::move(*got->message));
-      return {};
-    }
-    if (steady_clock::now() >= deadline) return fail(errc::timeout, fmt::format("{} does not answer", to.node));
-    to.waiting.wait(look_interval);
-  }
-}
-
-result<void> peer_fetch::take_chunk(link& to) {
-  if (to.envelope.has_refused()) return fail(error_of(to.envelope.refused()));
-  if (!to.envelope.has_chunk() || to.envelope.chunk().fetch_id() != fetch_id_) return {};  // late, of an older try
-  const auto& chunk = to.envelope.chunk();
+result<void> peer_fetch::take_chunk(peer_link& to) {
+  if (!to.envelope().has_chunk() || to.envelope().chunk().fetch_id() != fetch_id_) return {};  // late, of an older try
+  const auto& chunk = to.envelope().chunk();
   if (chunk.has_error()) return fail(error_of(chunk.error()));
   if (chunk.bundle_bytes() != bundle_.bytes().size()) {
-    return fail(errc::corrupt, fmt::format("{} has {} bytes for expert {}, this node expects {}", to.node,
+    return fail(errc::corrupt, fmt::format("{} has {} bytes for expert {}, this node expects {}", to.node(),
                                            chunk.bundle_bytes(), to_string(content_.expert), bundle_.bytes().size()));
   }
-  auto data = to.message->tensor(chunk.data(), "chunk.data");
+  auto data = to.message().tensor(chunk.data(), "chunk.data");
   if (!data) return fail(data.error());
   if (data->type != dtype::u8) return fail(errc::invalid_request, "chunk.data: expected U8");
   if (window_->received({chunk.offset(), data->bytes.size()})) {

@@ -59,12 +59,20 @@ class peer_server::impl {
     std::uint64_t bytes_sent{};
   };
 
+  struct taker_memory {
+    std::shared_ptr<const wire::shared_segment> segment;
+    time_point used;
+  };
+
   void run();
   void handle(wire::received& got);
   void on_hello(const wire::received& got, const proto::Hello& hello);
   [[nodiscard]] result<void> on_fetch(const wire::received& got, const proto::FetchChunk& fetch);
   void on_share(const wire::received& got, const proto::ShareBundle& asked);
   [[nodiscard]] result<void> share(const proto::ShareBundle& asked);
+  // The taker's memory: mapped already for the bundle before, or now.
+  [[nodiscard]] result<std::shared_ptr<const wire::shared_segment>> mapped(const std::string& name,
+                                                                           std::uint64_t bytes);
   [[nodiscard]] result<cached*> find(const slot_content& content);
   void drop_idle();
   void send(const wire::received& got, const proto::PeerToPeer& envelope,
@@ -75,6 +83,7 @@ class peer_server::impl {
   wire::wake_signal wake_;
   std::set<std::string> greeted_;  // routing ids
   std::map<slot_content, cached> cache_;
+  std::map<std::string, taker_memory> mapped_;  // by name
   std::atomic<bool> stopping_{};
   std::thread thread_;  // last: it uses everything above
 };
@@ -134,7 +143,7 @@ void peer_server::impl::on_hello(const wire::received& got, const proto::Hello& 
     set_error(fine.error(), *answer.mutable_refused());
     return send(got, answer);
   }
-  // Every fetch is a connection of its own; the oldest names are of connections long gone.
+  // The oldest names are of connections long gone.
   if (greeted_.size() >= limits::nodes_max) greeted_.clear();
   greeted_.insert(got.routing_id);
   fill_welcome(*settings_.identity, *answer.mutable_welcome());
@@ -185,15 +194,30 @@ result<void> peer_server::impl::share(const proto::ShareBundle& asked) {
   const auto map_segment = [&](std::size_t bytes) -> result<bundle_buffer> {
     if (bytes != offer.bytes())
       return fail(errc::invalid_request, fmt::format("the bundle has {} bytes, not {}", bytes, offer.bytes()));
-    auto segment = wire::shared_segment::open(offer.name(), offer.bytes());
+    auto segment = mapped(offer.name(), offer.bytes());
     if (!segment) return fail(segment.error());
-    return bundle_buffer::of(std::make_shared<const wire::shared_segment>(*std::move(segment)), bytes);
+    return bundle_buffer::of(*std::move(segment), bytes);
   };
   auto opened = settings_.open({{{asked.layer()}, asked.expert()}, {asked.version()}}, map_segment);
   if (!opened) return fail(opened.error());
   counters.bundles_opened.add();
   counters.bytes_sent.add(static_cast<double>(opened->bytes.bytes().size()));
   return {};
+}
+
+result<std::shared_ptr<const wire::shared_segment>> peer_server::impl::mapped(const std::string& name,
+                                                                              std::uint64_t bytes) {
+  auto entry = mapped_.find(name);
+  // A bundle of another size may come into the same memory: the taker's has room, our view of it may not.
+  if (entry == mapped_.end() || entry->second.segment->bytes().size() < bytes) {
+    auto opened = wire::shared_segment::open(name, bytes);
+    if (!opened) return fail(opened.error());
+    if (mapped_.size() >= limits::peer_links_max) mapped_.clear();
+    auto segment = std::make_shared<const wire::shared_segment>(*std::move(opened));
+    entry = mapped_.insert_or_assign(name, taker_memory{std::move(segment), {}}).first;
+  }
+  entry->second.used = steady_clock::now();
+  return entry->second.segment;
 }
 
 result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& content) {
@@ -213,7 +237,9 @@ result<peer_server::impl::cached*> peer_server::impl::find(const slot_content& c
 
 void peer_server::impl::drop_idle() {
   const auto now = steady_clock::now();
-  std::erase_if(cache_, [&](const auto& entry) { return now - entry.second.used > limits::peer_bundle_idle; });
+  const auto is_idle = [&](const auto& entry) { return now - entry.second.used > limits::peer_bundle_idle; };
+  std::erase_if(cache_, is_idle);
+  std::erase_if(mapped_, is_idle);
 }
 
 // A peer that has gone, or does not read, asks again.

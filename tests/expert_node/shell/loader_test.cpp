@@ -71,7 +71,7 @@ class loader_test : public ::testing::TestWithParam<bool> {
     settings.allow_nonfinite = allow_nonfinite;
     settings.fetching.context = context;
     settings.fetching.identity = identity;
-    if (GetParam()) settings.fetching.room = std::make_shared<shared_room>();
+    settings.fetching.is_sharing = GetParam();
     settings.fetching.chunks = {.chunk_bytes = 1000, .outstanding_max = 3, .timeout = std::chrono::milliseconds{300}};
     settings.loaded = [this](finished_load done) {
       std::lock_guard lock{mutex};
@@ -256,6 +256,21 @@ TEST_P(loader_test, the_next_peer_is_asked_when_one_does_not_have_it_or_is_not_t
   tested->load(job(std::nullopt, {source("expert-1"), source("expert-9"), source("expert-2")}));
   success();
   EXPECT_EQ(device.slots.at(0), true_bytes());
+}
+
+TEST_P(loader_test, a_peer_that_was_started_again_is_greeted_again) {
+  start(nullptr);
+  for (int times = 1; times <= 3; ++times) {
+    // The connection of the last bundle is still open, but this peer knows nothing of it.
+    auto peer = start_peer("expert-1", open_checkpoint());
+    tested->load(job(model::digest_of(true_bytes()), {source("expert-1")}));
+    EXPECT_TRUE(eventually([&] {
+      std::lock_guard lock{mutex};
+      return loaded.size() + failed.size() == static_cast<std::size_t>(times);
+    }));
+  }
+  EXPECT_EQ(loaded.size(), 3U);
+  EXPECT_EQ(tested->counters().loads_from_peer.value(), 3.0);
 }
 
 TEST_P(loader_test, a_peer_of_another_cluster_gives_nothing) {
