@@ -1,0 +1,216 @@
+// What scripts/gpu-check runs: parity with f64, then times of two layers, on plain loops and on a CUDA device.
+//
+//   gpu_check parity DEVICE [--small]       DEVICE: loops or cuda:N; --small: published sizes at a sixteenth
+//   gpu_check bench DEVICE [--torch FILE]   FILE: lines of torch_layer.py
+//
+// Exit status: 0 passed, 1 failed, 77 skipped because the device cannot be used here (the reason is printed).
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <optional>
+#include <tuple>
+
+#include "bench/gpu_layer/card_limits.hpp"
+#include "bench/gpu_layer/layer_times.hpp"
+#include "tests/compute/loop_gpu.hpp"
+#include "tests/compute/parity.hpp"
+
+namespace troupe::bench {
+namespace {
+
+using compute::gpu_runtime;
+using compute::test::parity_case;
+
+constexpr int passed = 0;
+constexpr int failed = 1;
+constexpr int skipped = 77;
+
+struct arguments {
+  std::string what;
+  std::string device;
+  bool is_small{false};
+  std::string torch_file{};
+
+  [[nodiscard]] bool is_loops() const { return device == "loops"; }
+};
+
+std::optional<std::uint32_t> cuda_index(std::string_view device) {
+  if (!device.starts_with("cuda:")) return std::nullopt;
+  device.remove_prefix(5);
+  std::uint32_t index = 0;
+  const auto [end, trouble] = std::from_chars(device.data(), device.data() + device.size(), index);
+  if (trouble != std::errc{} || end != device.data() + device.size()) return std::nullopt;
+  return index;
+}
+
+std::optional<arguments> parse(int count, char** words) {
+  if (count < 3) return std::nullopt;
+  arguments given{.what = words[1], .device = words[2]};
+  for (int at = 3; at < count; ++at) {
+    const std::string_view word = words[at];
+    if (word == "--small") {
+      given.is_small = true;
+    } else if (word == "--torch" && at + 1 < count) {
+      given.torch_file = words[++at];
+    } else {
+      return std::nullopt;
+    }
+  }
+  if (given.what != "parity" && given.what != "bench") return std::nullopt;
+  if (!given.is_loops() && !cuda_index(given.device)) return std::nullopt;
+  return given;
+}
+
+result<std::unique_ptr<gpu_runtime>> open_runtime(const std::string& device) {
+  if (device == "loops") return compute::test::make_loop_gpu(std::make_shared<compute::test::loop_gpu_state>());
+  const auto beside = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "libtroupe_cuda.so";
+  return compute::open_gpu_runtime(beside.string(), *cuda_index(device));
+}
+
+// -- parity -------------------------------------------------------------------------------------------------------
+
+// Says what came out; false: too far off, or an error.
+bool compare(std::unique_ptr<gpu_runtime> runtime, dtype type, const parity_case& c) {
+  auto device = compute::make_gpu_device(std::move(runtime), type);
+  result<compute::test::parity_outcome> outcome = device ? compute::test::compare_with_f64(**device, type, c)
+                                                         : result<compute::test::parity_outcome>{fail(device.error())};
+  std::printf("  %-17s %5u x %-5u  %3u experts %5u rows  %-4s  ", c.name.c_str(), c.shape.hidden, c.shape.width,
+              c.experts, c.rows, std::string{to_string(type)}.c_str());
+  if (!outcome) {
+    std::printf("FAILED: %s\n", outcome.error().message.c_str());
+    return false;
+  }
+  const double allowed = compute::test::tolerance_of(type);
+  const bool is_close = outcome->share <= allowed && outcome->norm_share <= allowed;
+  std::printf("%.1e of the peak, norms %.1e, allowed %.0e  %s\n", outcome->share, outcome->norm_share, allowed,
+              is_close ? "ok" : "FAILED");
+  std::fflush(stdout);
+  return is_close;
+}
+
+int check_parity(const arguments& given, const compute::gpu_facts& facts) {
+  std::printf("parity of %s (%s) with f64\n", facts.name.c_str(), facts.description.c_str());
+  int good = 0;
+  int bad = 0;
+  for (const auto& c : compute::test::parity_cases(given.is_small || given.is_loops() ? 16 : 1)) {
+    for (const auto type : {dtype::f32, dtype::bf16}) {
+      auto runtime = open_runtime(given.device);
+      ++(runtime && compare(std::move(*runtime), type, c) ? good : bad);
+    }
+  }
+  std::printf("parity of %s: %d passed, %d failed\n", facts.name.c_str(), good, bad);
+  return bad == 0 ? passed : failed;
+}
+
+// -- bench --------------------------------------------------------------------------------------------------------
+
+using torch_times = std::map<std::tuple<std::uint32_t, std::uint32_t, std::uint32_t, std::uint32_t>, double>;
+
+// Lines "hidden width experts rows microseconds"; others are passed over.
+torch_times read_torch_times(const std::string& file) {
+  torch_times times;
+  std::ifstream lines(file);
+  for (std::string line; std::getline(lines, line);) {
+    unsigned hidden = 0, width = 0, experts = 0, rows = 0;
+    double microseconds = 0;
+    if (std::sscanf(line.c_str(), "%u %u %u %u %lf", &hidden, &width, &experts, &rows, &microseconds) == 5) {
+      times[{hidden, width, experts, rows}] = microseconds;
+    }
+  }
+  return times;
+}
+
+void print_share(double limit_seconds, double seconds) {
+  if (limit_seconds > 0) {
+    std::printf(" %6.2f", limit_seconds / seconds);
+  } else {
+    std::printf(" %6s", "-");
+  }
+}
+
+void print_times(const layer_size& size, const std::vector<layer_time>& times, const card_limits& card,
+                 const torch_times& torch) {
+  std::printf("\nhidden %u, width %u, %u experts, top-%u, bf16\n", size.hidden, size.width, size.experts, size.top_k);
+  std::printf("  rows  device us   whole us  bytes  arith. nearer  torch us  torch/ours\n");
+  for (const auto& time : times) {
+    std::printf("  %4u %10.1f %10.1f", time.rows, time.device_seconds * 1e6, time.whole_seconds * 1e6);
+    const bool is_known = card.bytes_per_second > 0;
+    const double bytes = is_known ? time.weight_bytes / card.bytes_per_second : 0;
+    const double arithmetic = is_known ? time.operations / card.operations_per_second : 0;
+    for (const double limit : {bytes, arithmetic, std::max(bytes, arithmetic)}) print_share(limit, time.device_seconds);
+    const auto at = torch.find({size.hidden, size.width, size.experts, time.rows});
+    if (at == torch.end()) {
+      std::printf(" %9s %11s\n", "-", "-");
+    } else {
+      std::printf(" %9.1f %11.2f\n", at->second, at->second / (time.device_seconds * 1e6));
+    }
+  }
+}
+
+int run_bench(const arguments& given, const compute::gpu_facts& facts) {
+  std::printf("layers on %s (%s)\n", facts.name.c_str(), facts.description.c_str());
+  std::vector<layer_size> sizes{{2048, 1024, 64, 8}, {7168, 2048, 32, 8}};
+  std::vector<std::uint32_t> rows{1, 8, 64, 512, 4096};
+  card_limits card;
+  if (given.is_loops()) {
+    for (auto& size : sizes) {
+      size.hidden /= 64;
+      size.width /= 64;
+    }
+    rows = {1, 8};
+    std::printf("sizes at a sixty-fourth, times without meaning: this shows that the bench runs\n");
+  } else {
+    auto measured = measure_card(*cuda_index(given.device));
+    if (!measured) {
+      std::printf("FAILED: %s\n", measured.error().message.c_str());
+      return failed;
+    }
+    card = *measured;
+    std::printf(
+        "limits, measured: %.0f GB/s read and written by a copy on the card, %.0f TFLOP/s in one bf16 product\n",
+        card.bytes_per_second * 1e-9, card.operations_per_second * 1e-12);
+  }
+  const auto torch = read_torch_times(given.torch_file);
+  for (const auto& size : sizes) {
+    auto runtime = open_runtime(given.device);
+    auto times =
+        runtime ? time_layer(std::move(*runtime), size, rows) : result<std::vector<layer_time>>{fail(runtime.error())};
+    if (!times) {
+      std::printf("FAILED: %s\n", times.error().message.c_str());
+      return failed;
+    }
+    print_times(size, *times, card, torch);
+    std::fflush(stdout);
+  }
+  std::printf(
+      "\ndevice: medians from the rows to their sums on the card; whole: from and to host memory. bytes, arith.:\n"
+      "share of what the card could do were it bound by reading each expert's weights once, or by arithmetic alone.\n");
+  return passed;
+}
+
+int run(const arguments& given) {
+  auto runtime = open_runtime(given.device);
+  if (!runtime) {
+    std::printf("skipped: %s of %s: %s\n", given.what.c_str(), given.device.c_str(), runtime.error().message.c_str());
+    return skipped;
+  }
+  const auto facts = (*runtime)->facts();
+  runtime->reset();
+  return given.what == "parity" ? check_parity(given, facts) : run_bench(given, facts);
+}
+
+}  // namespace
+}  // namespace troupe::bench
+
+int main(int count, char** words) {
+  const auto given = troupe::bench::parse(count, words);
+  if (!given) {
+    std::fprintf(stderr, "usage: gpu_check parity|bench loops|cuda:N [--small] [--torch FILE]\n");
+    return 2;
+  }
+  return troupe::bench::run(*given);
+}
