@@ -150,11 +150,16 @@ class planner {
     return {};
   }
 
+  // One GPU for each expert node, numbered alike.
+  [[nodiscard]] std::string device_of(const std::string& expert_node) const {
+    return options_.device == "cuda" ? "cuda:" + expert_node.substr(expert_node.rfind('-') + 1) : options_.device;
+  }
+
   result<void> add_expert(const std::string& name) {
     auto http = ports_.http_address("127.0.0.1");
     if (!http) return fail(http.error());
     auto command = daemon_command(inputs_, "troupe-expert", name, *http);
-    command.insert(command.end(), {"--dtype", options_.dtype, "--device", options_.device, "--threads",
+    command.insert(command.end(), {"--dtype", options_.dtype, "--device", device_of(name), "--threads",
                                    std::to_string(inputs_.threads), "--slots", std::to_string(inputs_.slots),
                                    "--coordinator", plan_.control});
     if (tcp()) {

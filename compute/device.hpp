@@ -84,8 +84,12 @@ class device {
   virtual void unload(slot_index slot) = 0;
 
   // Blocks until the outputs are written. reports.size() == batch.groups.size().
-  // An error means that nothing of the batch may be used; the slots stay valid.
+  // An error means that nothing of the batch may be used; the slots stay valid unless is_lost().
   [[nodiscard]] virtual result<void> run(const batch& work, std::span<group_report> reports) = 0;
+
+  // After an error: nothing will work any more, and what was in the slots is gone; only a new process helps. Any
+  // thread.
+  [[nodiscard]] virtual bool is_lost() const { return false; }
 
  protected:
   device() = default;

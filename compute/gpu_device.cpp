@@ -175,6 +175,8 @@ class gpu_device final : public device {
     return {};
   }
 
+  bool is_lost() const override { return runtime_->is_lost(); }
+
  private:
   [[nodiscard]] packed_expert packed(const model::expert_shape& shape) const {
     return packed_expert::of(shape, type_, panel_form::rows);

@@ -119,12 +119,16 @@ class gpu_runtime {
   // Waits until the stream is empty. internal (or out_of_memory) with the device's own words.
   [[nodiscard]] virtual result<void> finish(gpu_stream stream) = 0;
 
+  // The device refuses everything from now on, in this process, after an error that it reported (CUDA: a sticky one).
+  // Any thread. An allocation that failed is no such error.
+  [[nodiscard]] virtual bool is_lost() const = 0;
+
  protected:
   gpu_runtime() = default;
 };
 
 // Raised with every change of this header: a plug-in of another build is refused.
-inline constexpr std::uint32_t gpu_runtime_version = 1;
+inline constexpr std::uint32_t gpu_runtime_version = 2;
 
 // The plug-in's two functions, by these names.
 //   extern "C" std::uint32_t troupe_gpu_runtime_version();

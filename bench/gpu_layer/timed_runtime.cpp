@@ -45,6 +45,7 @@ class timed_runtime final : public gpu_runtime {
     if (stream == gpu_stream::load || !trouble_) return done;
     return fail(*std::exchange(trouble_, std::nullopt));
   }
+  bool is_lost() const override { return inner_->is_lost(); }
 
  private:
   [[nodiscard]] bool is_timed(gpu_stream stream) const { return watch_->is_on && stream == gpu_stream::compute; }

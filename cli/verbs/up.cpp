@@ -332,8 +332,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--route-groups-kept", options.route_groups_kept, "how many groups a row chooses inside [2]");
   verb.add_option("--dtype", options.dtype, "what experts compute in: auto, f32 or bf16 [auto]")
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
-  verb.add_option("--device", options.device, "cpu, or reference (plain loops) [cpu]")
-      ->check(CLI::IsMember({"cpu", "reference"}));
+  verb.add_option("--device", options.device, "cpu, reference (plain loops), or cuda: GPU N for expert-N [cpu]")
+      ->check(CLI::IsMember({"cpu", "reference", "cuda"}));
   verb.add_option("--transport", options.transport, "between the processes: ipc, or tcp with encryption [ipc]")
       ->check(CLI::IsMember({"ipc", "tcp"}));
   verb.add_option("--http", options.http, "address of the first router's HTTP server; port 0: a free one [127.0.0.1:0]")

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -77,6 +78,7 @@ class cuda_runtime final : public gpu_runtime {
     void* memory = nullptr;
     const auto code = cudaMalloc(&memory, bytes);
     if (code == cudaSuccess) return static_cast<std::byte*>(memory);
+    if (code != cudaErrorMemoryAllocation) return fail_with(describe(code, "taking device memory"));
     static_cast<void>(cudaGetLastError());  // a refused allocation leaves the device usable
     return fail(errc::out_of_memory, fmt::format("{} bytes of device memory asked for, {} of {} are free ({})", bytes,
                                                  facts().free_bytes, facts().total_bytes, cudaGetErrorString(code)));
@@ -90,6 +92,7 @@ class cuda_runtime final : public gpu_runtime {
     void* memory = nullptr;
     const auto code = cudaMallocHost(&memory, bytes);
     if (code == cudaSuccess) return static_cast<std::byte*>(memory);
+    if (code != cudaErrorMemoryAllocation) return fail_with(describe(code, "taking pinned host memory"));
     static_cast<void>(cudaGetLastError());
     return fail(errc::out_of_memory,
                 fmt::format("{} bytes of pinned host memory: {}", bytes, cudaGetErrorString(code)));
@@ -126,15 +129,24 @@ class cuda_runtime final : public gpu_runtime {
     const auto code = cudaStreamSynchronize(used.stream);
     if (code != cudaSuccess && !used.trouble) used.trouble = describe(code, "waiting for the device");
     const auto trouble = std::exchange(used.trouble, std::nullopt);
-    if (trouble) return fail(*trouble);
+    if (trouble) return fail_with(*trouble);
     return {};
   }
+
+  bool is_lost() const override { return is_lost_; }
 
  private:
   struct side {
     cudaStream_t stream{};
     std::optional<error> trouble;  // the first since the last finish
   };
+
+  // A sticky error comes again from every call: it has cost the context and all memory in it.
+  tl::unexpected<error> fail_with(error reason) {
+    static_cast<void>(cudaGetLastError());
+    if (cudaDeviceSynchronize() != cudaSuccess) is_lost_ = true;
+    return fail(std::move(reason));
+  }
 
   cudaStream_t begin_compute() {
     static_cast<void>(cudaSetDevice(index_));
@@ -157,6 +169,7 @@ class cuda_runtime final : public gpu_runtime {
   pointer_table* fill_table(std::span<const product_group> groups);
 
   int index_;
+  std::atomic<bool> is_lost_{false};
   side compute_;
   side load_;
   cublasHandle_t blas_{};

@@ -105,7 +105,8 @@ struct node_suspect {  // silent, but not for long enough to act
   time_point since;
 };
 struct node_quarantined {
-  time_point until;
+  std::string reason;
+  std::optional<time_point> until;  // none: until it is started anew
 };
 struct node_lost {
   time_point since;

@@ -75,6 +75,7 @@ struct inventory_report {
   std::uint64_t sequence{};
   term_number term;  // newest the node has seen
   std::vector<slot_report> slots;
+  std::optional<std::string> device_failure{};  // the device is lost, and every slot with it
 };
 
 struct map_acknowledged {

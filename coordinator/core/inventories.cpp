@@ -132,6 +132,9 @@ void apply(cluster_state& state, const inventory_report& report) {
   node->inventory_sequence = report.sequence;
   membership::note_sign_of_life(state, report.node, *node);
   node->inventory_due = state.now + limits::order_resend_after;
+  if (report.device_failure) {
+    return membership::quarantine(state, report.node, *node, *report.device_failure, std::nullopt);
+  }
 
   std::set<slot_index> seen;
   for (const auto& slot : report.slots) {

@@ -88,11 +88,10 @@ void take_over(cluster_state& state, const join_request& request) {
   fresh.life = node_joining{state.now, was_lost, state.now, false};
   node = std::move(fresh);
   if (is_crash_looping(state, node)) {
-    node.life = node_quarantined{state.now + limits::quarantine_pause};
-    state.tell(severity::error, "node_quarantined", request.node.value,
-               fmt::format("{} was lost {} times within {} s; it gets no work for {} s, look into its log",
-                           request.node.value, node.losses.size(), limits::crash_loop_window / std::chrono::seconds(1),
-                           limits::quarantine_pause / std::chrono::seconds(1)));
+    quarantine(state, request.node, node,
+               fmt::format("lost {} times within {} s, look into its log", node.losses.size(),
+                           limits::crash_loop_window / std::chrono::seconds(1)),
+               state.now + limits::quarantine_pause);
   }
   if (node.is_expert() && !state.first_join) state.first_join = state.now;
   accept(state, request.peer, request.node);
@@ -185,6 +184,20 @@ void lose(cluster_state& state, const node_id& name, std::string reason) {
   ++state.nodes_lost;
   state.traffic.forget(name);
   state.dirty = true;
+}
+
+void quarantine(cluster_state& state, const node_id& name, node_entry& node, const std::string& reason,
+                std::optional<time_point> until) {
+  node.slots.clear();
+  state.dirty = true;
+  const auto* known = std::get_if<node_quarantined>(&node.life);
+  if (known != nullptr && known->reason == reason && known->until == until) return;
+  node.life = node_quarantined{reason, until};
+  state.tell(severity::error, "node_quarantined", name.value,
+             fmt::format("{} gets no work {}: {}", name.value,
+                         until ? fmt::format("for {} s", (*until - state.now) / std::chrono::seconds(1))
+                               : "until it is started anew",
+                         reason));
 }
 
 void leave(cluster_state& state, const leave_request& request) {
@@ -288,7 +301,7 @@ bool advance_node(cluster_state& state, const node_id& name, node_entry& node) {
     state.dirty = true;
   }
   if (const auto* quarantined = std::get_if<node_quarantined>(&node.life);
-      quarantined != nullptr && state.now >= quarantined->until) {
+      quarantined != nullptr && quarantined->until && state.now >= *quarantined->until) {
     node.life = node_joining{state.now, true, state.now, node.inventory_sequence > 0};
   }
   return false;

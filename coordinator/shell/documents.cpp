@@ -36,7 +36,7 @@ std::string life_name(const node_entry& node) {
                         [](const node_joining& j) { return j.probation ? "watched after a loss" : "joining"; },
                         [](const node_serving&) { return "serving"; },
                         [](const node_suspect&) { return "silent"; },
-                        [](const node_quarantined&) { return "quarantined"; },
+                        [](const node_quarantined& quarantined) { return quarantined.reason.c_str(); },
                         [](const node_lost& lost) { return lost.reason.c_str(); },
                     },
                     node.life);
@@ -134,6 +134,9 @@ std::vector<std::string> reasons(const cluster_state& state) {
       slots += node.facts.slots_total;
     }
     bool lost = std::holds_alternative<node_lost>(node.life) && !node.removed && node.is_expert();
+    if (const auto* quarantined = std::get_if<node_quarantined>(&node.life); quarantined != nullptr && !node.removed) {
+      list.push_back(fmt::format("{} gets no work: {}", name.value, quarantined->reason));
+    }
     if (lost) list.push_back(fmt::format("{} is lost: {}", name.value, std::get<node_lost>(node.life).reason));
   }
   if (!state.placed) {

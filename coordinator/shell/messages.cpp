@@ -57,6 +57,7 @@ result<std::optional<event>> inventory_from(const proto::Inventory& m) {
     if (!slot) return fail(slot.error());
     report.slots.push_back(*std::move(slot));
   }
+  if (m.has_device_failure()) report.device_failure = m.device_failure().message();
   return event{std::move(report)};
 }
 

@@ -58,7 +58,7 @@ host_started expert_host_state::start() {
 
 bool expert_host_state::accept(call_handle call) {
   if (device_ == nullptr) {
-    refuse(call, {errc::unavailable, "this expert node has no device yet; retry later"});
+    refuse(call, lost_.value_or(error{errc::unavailable, "this expert node has no device yet; retry later"}));
     return false;
   }
   bool any = false;
@@ -110,6 +110,8 @@ void expert_host_state::compute_batch(std::vector<call_handle>& calls) {
     outcome = fail(errc::internal, fmt::format("computing a batch failed: {}; use another replica", e.what()));
   }
   auto end = settings_.now();
+  const bool is_lost = device_->is_lost();
+  if (!outcome && is_lost) outcome = fail(reason_of_loss(outcome.error()));
   ++statistics_.host.batches;
   statistics_.host.compute_seconds += duration<double>(end - begin).count();
   settings_.ports->batch_computed(duration<double>(end - begin).count());
@@ -127,6 +129,28 @@ void expert_host_state::compute_batch(std::vector<call_handle>& calls) {
     }
     settings_.ports->answer(std::move(call));
   }
+  if (!outcome && is_lost) give_up(outcome.error());
+}
+
+error expert_host_state::reason_of_loss(const error& reported) {
+  return {errc::unavailable, fmt::format("the device of this node is lost: {}; use another replica", reported.message)};
+}
+
+// What waits is refused, so that its rows go to other replicas at once. The device goes while its thread is known.
+void expert_host_state::give_up(error reason) {
+  spdlog::critical("{}; this node serves nothing until it is started anew", reason.message);
+  while (!queue_.empty()) {
+    for (auto& call : queue_.take_batch()) {
+      release_pins(*call);
+      refuse(call, reason);
+    }
+  }
+  lost_ = std::move(reason);
+  memory_->detach();
+  device_.reset();
+  slots_.reset();
+  layouts_.clear();
+  report_slots();
 }
 
 result<void> expert_host_state::run_on_device(std::vector<call_handle>& calls) {
@@ -235,6 +259,7 @@ void expert_host_state::free(const free_slot& command) {
 }
 
 void expert_host_state::loaded(slot_loaded& message) {
+  if (slots_ == nullptr) return;
   result<void> probed;
   try {
     if (message.sample != nullptr) probed = settings_.probe(*device_, message.slot, *message.sample);
@@ -243,6 +268,7 @@ void expert_host_state::loaded(slot_loaded& message) {
   }
   if (!probed) {
     spdlog::error("expert {} is not served: {}", to_string(message.layout->id), probed.error().message);
+    if (device_->is_lost()) return give_up(reason_of_loss(probed.error()));
     // Whether it was freed meanwhile makes no difference: slot_unloaded comes in both cases.
     static_cast<void>(slots_->fail_load(message.slot, probed.error(), settings_.now()));
     settings_.ports->start_unload(message.slot);
@@ -255,11 +281,14 @@ void expert_host_state::loaded(slot_loaded& message) {
 
 void expert_host_state::failed(const load_failed& message) {
   spdlog::error("slot {}: {}", message.slot.value, message.reason.message);
+  if (slots_ == nullptr) return;
+  if (device_->is_lost()) return give_up(reason_of_loss(message.reason));
   if (!slots_->fail_load(message.slot, message.reason, settings_.now())) slots_->finish_free(message.slot);
   report_slots();
 }
 
 void expert_host_state::unloaded(const slot_unloaded& message) {
+  if (slots_ == nullptr) return;
   const auto* freeing = std::get_if<slot_freeing>(&slots_->state(message.slot));
   if (freeing == nullptr || freeing->users != 0) return;  // the end of a load that failed its probe
   layouts_[message.slot.value].reset();
@@ -275,10 +304,11 @@ pinned_expert expert_host_state::pin(const pin_expert& message) {
 }
 
 void expert_host_state::unpin(slot_index slot) {
-  if (slots_->unpin(slot)) settings_.ports->start_unload(slot);
+  if (slots_ != nullptr && slots_->unpin(slot)) settings_.ports->start_unload(slot);
 }
 
 void expert_host_state::report_slots() {
+  if (lost_) return settings_.ports->device_lost(lost_->message);
   if (slots_ != nullptr) settings_.ports->inventory(slots_->inventory());
 }
 

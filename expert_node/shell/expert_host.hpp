@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include <caf/fwd.hpp>
@@ -76,9 +77,12 @@ class expert_host_state {
   void count(const merged_batch& merged, const std::vector<compute::group_report>& reports);
   void release_pins(expert_call& call);
   void refuse(const call_handle& call, error reason);
+  [[nodiscard]] static error reason_of_loss(const error& reported);
+  void give_up(error reason);
 
   expert_host_settings settings_;
   std::unique_ptr<compute::device> device_;
+  std::optional<error> lost_;  // set: there was a device, and calls are refused with this
   std::shared_ptr<device_memory> memory_;
   std::unique_ptr<slot_table> slots_;
   std::vector<std::shared_ptr<const model::bundle_layout>> layouts_;  // by slot; of ready slots

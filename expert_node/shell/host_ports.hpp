@@ -49,6 +49,8 @@ class host_ports {
   // Ends in slot_unloaded. Loads and unloads of one slot keep their order.
   virtual void start_unload(slot_index slot) = 0;
   virtual void inventory(std::vector<slot_report> slots) = 0;
+  // Instead of an inventory, from the moment on when the device is lost, and all that it held with it.
+  virtual void device_lost(const std::string& reason) = 0;
   virtual void statistics(statistics_report report) = 0;
 };
 

@@ -302,7 +302,8 @@ std::vector<http::check> expert_node::impl::readiness() const {
   const auto epoch = identity_->epoch();
   // The data plane outlives the coordinator: once there is a map the node serves without it, so that check informs and
   // does not fail.
-  return {{"device", true},
+  const auto failure = ports_->device_failure();
+  return {{"device", failure.empty(), failure},
           {"map", epoch.value > 0, epoch.value > 0 ? fmt::format("epoch {}", epoch.value) : "no cluster map yet"},
           {"coordinator", true, joined ? "connected" : "lost, serving on the last map"},
           {"running", !stopping_.load(), stopping_ ? "stopping" : ""}};

@@ -32,6 +32,20 @@ void node_ports::inventory(std::vector<slot_report> slots) {
   if (link_ != nullptr) link_->report_inventory(message);
 }
 
+void node_ports::device_lost(const std::string& reason) {
+  proto::Inventory message;
+  message.mutable_device_failure()->set_code(proto::INTERNAL);
+  message.mutable_device_failure()->set_message(reason);
+  std::lock_guard lock{mutex_};
+  device_failure_ = reason;
+  if (link_ != nullptr) link_->report_inventory(message);
+}
+
+std::string node_ports::device_failure() const {
+  std::lock_guard lock{mutex_};
+  return device_failure_;
+}
+
 void node_ports::statistics(statistics_report report) {
   metrics_.use(report);
   for (const auto& line : report.changed) unsent_[line.expert] = line.totals;

@@ -26,11 +26,15 @@ class node_ports : public host_ports {
   // nullptr: no coordinator any more. Waits until the link is not being used.
   void use(node::coordinator_link* link);
 
+  // Empty: the device works. Any thread.
+  [[nodiscard]] std::string device_failure() const;
+
   void answer(call_handle call) override;
   void batch_computed(double seconds) override;
   void start_load(load_job job) override;
   void start_unload(slot_index slot) override;
   void inventory(std::vector<slot_report> slots) override;
+  void device_lost(const std::string& reason) override;
   void statistics(statistics_report report) override;
 
  private:
@@ -39,8 +43,9 @@ class node_ports : public host_ports {
   loader* loader_{};
   const std::chrono::steady_clock::time_point started_{std::chrono::steady_clock::now()};
   std::map<expert_id, expert_totals> unsent_;  // lines that the coordinator has not been told yet; host's thread
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   node::coordinator_link* link_{};  // guarded by mutex_
+  std::string device_failure_;      // guarded by mutex_
 };
 
 }  // namespace troupe::expert

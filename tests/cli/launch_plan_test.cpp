@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
 #include "model/description.hpp"
@@ -51,6 +52,18 @@ TEST(launch_plan, every_process_has_a_complete_command_line) {
   EXPECT_EQ(plan->routers.front().client, "ipc:///data/run/router-0.client.ipc");
   EXPECT_EQ(value_of(plan->processes[4], "--threads"), "4");
   EXPECT_EQ(value_of(plan->processes[4], "--kv-memory"), "") << "the router chooses";
+}
+
+TEST(launch_plan, every_expert_node_has_a_gpu_of_its_own) {
+  cluster_options options;
+  options.device = "cuda";
+  const auto plan = plan_cluster(inputs(), options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  std::map<std::string, std::string> devices;
+  for (const auto& process : plan->processes) devices[process.name] = value_of(process, "--device");
+  EXPECT_EQ(devices.at("expert-0"), "cuda:0");
+  EXPECT_EQ(devices.at("expert-2"), "cuda:2");
+  EXPECT_EQ(devices.at("router-0"), "");
 }
 
 TEST(launch_plan, what_texts_need_goes_to_every_router) {

@@ -86,10 +86,41 @@ TEST_F(gpu_device, serves_on_after_a_failed_batch) {
   auto failed = d->run(work.view(), work.reports);
   ASSERT_FALSE(failed);
   EXPECT_EQ(failed.error().code, errc::internal);
+  EXPECT_FALSE(d->is_lost());
   ASSERT_TRUE(d->run(work.view(), work.reports));
   const auto expected = expected_row(work, {&sample, 1}, 3);
   for (std::size_t c = 0; c < expected.size(); ++c)
     EXPECT_NEAR(work.outputs()[3 * small.hidden + c], expected[c], 1e-4);
+}
+
+TEST_F(gpu_device, says_when_it_is_lost_and_gives_everything_back_then) {
+  auto d = make();
+  ASSERT_TRUE(d->reserve(2, d->slot_bytes(small)));
+  auto sample = make_sample(small, dtype::bf16, stored_form::separate, 3);
+  ASSERT_TRUE(d->load({0}, sample.layout, sample.bundle));
+  auto work = make_batch(small, dtype::bf16, 5, 1, 1, 2);
+  state->breaks = [] { return true; };
+  ASSERT_FALSE(d->run(work.view(), work.reports));
+  EXPECT_TRUE(d->is_lost());
+  EXPECT_FALSE(d->load({1}, sample.layout, sample.bundle)) << "the other stream is lost with it";
+  d.reset();
+  EXPECT_EQ(state->allocated, 0U);
+  EXPECT_EQ(state->host_allocated, 0U);
+}
+
+TEST_F(gpu_device, is_not_lost_when_memory_for_a_batch_is_short) {
+  auto d = make();
+  ASSERT_TRUE(d->reserve(1, d->slot_bytes(small)));
+  auto sample = make_sample(small, dtype::bf16, stored_form::separate, 3);
+  ASSERT_TRUE(d->load({0}, sample.layout, sample.bundle));
+  auto work = make_batch(small, dtype::bf16, 5, 1, 1, 2);
+  state->memory_max = state->allocated;
+  auto refused = d->run(work.view(), work.reports);
+  ASSERT_FALSE(refused);
+  EXPECT_EQ(refused.error().code, errc::out_of_memory);
+  EXPECT_FALSE(d->is_lost());
+  state->memory_max = std::size_t{1} << 30;
+  EXPECT_TRUE(d->run(work.view(), work.reports)) << "and goes on when there is room again";
 }
 
 TEST_F(gpu_device, gives_everything_back) {

@@ -39,15 +39,25 @@ class loop_gpu final : public gpu_runtime {
   }
 
   result<std::byte*> allocate(std::size_t bytes) override {
+    std::lock_guard lock{state_->memory};
     if (state_->allocated + bytes > state_->memory_max) {
       return fail(errc::out_of_memory,
                   fmt::format("{} bytes asked for, {} free", bytes, state_->memory_max - state_->allocated));
     }
     return keep(bytes, state_->allocated);
   }
-  result<std::byte*> allocate_host(std::size_t bytes) override { return keep(bytes, state_->host_allocated); }
-  void release(std::byte* memory) override { drop(memory, state_->allocated); }
-  void release_host(std::byte* memory) override { drop(memory, state_->host_allocated); }
+  result<std::byte*> allocate_host(std::size_t bytes) override {
+    std::lock_guard lock{state_->memory};
+    return keep(bytes, state_->host_allocated);
+  }
+  void release(std::byte* memory) override {
+    std::lock_guard lock{state_->memory};
+    drop(memory, state_->allocated);
+  }
+  void release_host(std::byte* memory) override {
+    std::lock_guard lock{state_->memory};
+    drop(memory, state_->host_allocated);
+  }
 
   void upload(gpu_stream, std::byte* device, const std::byte* host, std::size_t bytes) override {
     std::memcpy(device, host, bytes);
@@ -131,9 +141,12 @@ class loop_gpu final : public gpu_runtime {
   }
 
   result<void> finish(gpu_stream stream) override {
+    if (stream == gpu_stream::compute && state_->breaks && state_->breaks()) state_->is_lost = true;
+    if (state_->is_lost) return fail(errc::internal, "the loops were told to be lost");
     if (stream == gpu_stream::load || !std::exchange(state_->fails, false)) return {};
     return fail(errc::internal, "the loops were told to fail");
   }
+  bool is_lost() const override { return state_->is_lost; }
 
  private:
   // Fresh memory is full of NaN: what was never written must not be read.

@@ -2,9 +2,10 @@
 // It counts what it was asked for and fails on demand.
 #pragma once
 
-#include <map>
+#include <atomic>
+#include <functional>
 #include <memory>
-#include <vector>
+#include <mutex>
 
 #include "compute/gpu_runtime.hpp"
 
@@ -17,7 +18,10 @@ struct loop_gpu_state {
   std::size_t host_allocated{};  // now
   int launches{};                // gather, multiply, activate, combine
   int multiplications{};
-  bool fails{};  // the next finish of the compute stream
+  bool fails{};                    // the next finish of the compute stream
+  std::function<bool()> breaks{};  // asked by finish of the compute stream; true: the device is lost
+  std::atomic<bool> is_lost{false};
+  std::mutex memory;  // of the counters above, which two threads change
 };
 
 [[nodiscard]] std::unique_ptr<gpu_runtime> make_loop_gpu(std::shared_ptr<loop_gpu_state> state);

@@ -19,18 +19,19 @@ TROUPE = BUILD / "bin" / "troupe"
 COMMAND_SECONDS = 150
 
 
-def run_troupe(*arguments, timeout=COMMAND_SECONDS, environment=None):
+def run_troupe(*arguments, timeout=COMMAND_SECONDS, environment=None, program=TROUPE):
     """Runs the program without a terminal; returns the finished process (returncode, stdout, stderr)."""
     variables = {k: v for k, v in os.environ.items() if not k.startswith("TROUPE_")}
-    return subprocess.run([str(TROUPE), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+    return subprocess.run([str(program), *map(str, arguments)], stdin=subprocess.DEVNULL, capture_output=True, text=True,
                           timeout=timeout, env={**variables, **(environment or {})})
 
 
 class LocalCluster:
     """Started by start() or as a context manager; its folder is removed unless the test failed to stop it."""
 
-    def __init__(self, model, data_dir=None, **options):
-        """`options` become flags of troupe up: expert_nodes=3 -> --expert-nodes 3."""
+    def __init__(self, model, data_dir=None, program=TROUPE, **options):
+        """`options` become flags of troupe up: expert_nodes=3 -> --expert-nodes 3. The programs beside `program` are used."""
+        self.program = program
         self.model = pathlib.Path(model)
         self.owns_folder = data_dir is None
         self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="troupe-"))
@@ -46,7 +47,7 @@ class LocalCluster:
 
     def up(self, *extra):
         return run_troupe("up", "--model", self.model, "--data-dir", self.data_dir, *self.options, "--detach", "-o", "json",
-                          *extra)
+                          *extra, program=self.program)
 
     def start(self, *extra):
         done = self.up(*extra)

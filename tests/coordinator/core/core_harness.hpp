@@ -89,6 +89,10 @@ class core_harness {
     held[name] = slots;
     step(inventory_report{{name}, {beating[name]}, ++sequence_, state().term, std::move(slots)});
   }
+  void report_loss(const std::string& name, const std::string& reason) {
+    held[name].clear();
+    step(inventory_report{{name}, {beating[name]}, ++sequence_, state().term, {}, reason});
+  }
   // The node obeys every order it got, at once and without fault.
   bool obey(const std::string& name) {
     bool any = false;

@@ -163,6 +163,35 @@ TEST(membership, P8_a_node_that_freezes_again_and_again_is_left_out_for_a_while)
   EXPECT_EQ(cluster.state_of("expert-0"), node_state::serving);
 }
 
+TEST(membership, G3_a_node_whose_device_is_lost_is_left_out_until_it_is_started_anew) {
+  core_harness cluster(settings_of(4, 2));
+  for (const auto* name : {"expert-0", "expert-1", "expert-2"}) cluster.add_expert_node(name);
+  cluster.add_router("router-0");
+  cluster.converge();
+  for (const auto& expert : cluster.state().experts) ASSERT_EQ(places_of(cluster.state(), expert.id).size(), 2U);
+
+  cluster.report_loss("expert-1", "an illegal memory access was encountered");
+  EXPECT_EQ(cluster.state_of("expert-1"), node_state::quarantined);
+  cluster.converge();
+  for (const auto& expert : cluster.state().experts) {
+    const auto places = places_of(cluster.state(), expert.id);
+    EXPECT_EQ(places.size(), 2U) << to_string(expert.id);
+    EXPECT_EQ(std::ranges::count(places, node_id{"expert-1"}), 0) << to_string(expert.id);
+  }
+  cluster.pass(limits::quarantine_pause + limits::heartbeat_readmit_after + 3s);
+  cluster.report_loss("expert-1", "an illegal memory access was encountered");
+  EXPECT_EQ(cluster.state_of("expert-1"), node_state::quarantined) << "time alone heals no device";
+  const auto told = std::ranges::count(cluster.events, std::string{"node_quarantined"}, &operator_event::kind);
+  EXPECT_EQ(told, 1) << "and it is told once";
+
+  cluster.beating["expert-1"] = 2;
+  cluster.join("expert-1", 2);
+  cluster.pass(limits::heartbeat_suspect_after + 1s);
+  cluster.report("expert-1", {});
+  cluster.pass(limits::heartbeat_readmit_after + 1s);
+  EXPECT_EQ(cluster.state_of("expert-1"), node_state::serving);
+}
+
 TEST(membership, K3_its_own_pause_makes_nobody_lost) {
   core_harness cluster(settings_of(2));
   cluster.add_expert_node("expert-0");

@@ -328,5 +328,73 @@ TEST_F(expert_host_test, stopping_answers_what_is_queued) {
   host = nullptr;
 }
 
+TEST_F(expert_host_test, a_lost_device_refuses_what_waits_and_is_reported_for_ever) {
+  hold(0, 5, 10.0F);
+  command_load(1, 6);
+  log->fail_run = [this]() -> result<void> {
+    log->is_lost = true;
+    return fail(errc::internal, "an illegal memory access was encountered");
+  };
+  // One batch holds eight rows: the third call waits while the first two are computed.
+  std::vector<call_handle> asked;
+  for (std::uint64_t number = 1; number <= 3; ++number) {
+    asked.push_back(call(number, {1, 2, 3, 4, 5, 6, 7, 8}));
+    ask(*asked.back(), 5, 1.0F);
+    send(serve_call{asked.back()});
+  }
+  run();
+  ASSERT_EQ(ports->answers.size(), 3U);
+  for (const auto& each : asked) {
+    ASSERT_TRUE(each->outcome.failed);
+    EXPECT_EQ(each->outcome.failed->code, errc::unavailable);
+    EXPECT_NE(each->outcome.failed->message.find("an illegal memory access"), std::string::npos);
+  }
+  EXPECT_EQ(ports->batches, 1U) << "a lost device is not asked again";
+  ASSERT_EQ(ports->losses.size(), 1U);
+  EXPECT_NE(ports->losses[0].find("an illegal memory access"), std::string::npos) << ports->losses[0];
+  EXPECT_EQ(log->released_on, log->made_on);
+  // Whatever comes late finds no device, and breaks nothing.
+  send(load_failed{{1}, {errc::unavailable, "the device of this node has been released"}});
+  send(slot_unloaded{{0}});
+  send(unpin_slot{{0}});
+  EXPECT_FALSE(request<pinned_expert>(pin_expert{{{layer, 5}, weights_version{1}}}).slot);
+  EXPECT_FALSE(started->memory->load({2}, {}, {}));
+  auto late = call(4, {1, 2});
+  ask(*late, 5, 1.0F);
+  send(serve_call{late});
+  send(report_inventory{});
+  run();
+  ASSERT_TRUE(late->outcome.failed);
+  EXPECT_EQ(late->outcome.failed->message, asked[0]->outcome.failed->message);
+  EXPECT_EQ(ports->losses.size(), 2U);
+}
+
+TEST_F(expert_host_test, a_device_that_is_lost_while_loading_is_given_up) {
+  command_load(0, 5);
+  log->is_lost = true;
+  send(load_failed{{0}, {errc::internal, "unspecified launch failure"}});
+  run();
+  ASSERT_EQ(ports->losses.size(), 1U);
+  EXPECT_NE(ports->losses[0].find("unspecified launch failure"), std::string::npos) << ports->losses[0];
+}
+
+TEST_F(expert_host_test, a_batch_that_fails_on_a_sound_device_costs_nothing_else) {
+  hold(0, 5, 10.0F);
+  log->fail_run = [] { return result<void>{fail(errc::out_of_memory, "no room for the batch")}; };
+  auto asked = call(1, {1, 2});
+  ask(*asked, 5, 1.0F);
+  send(serve_call{asked});
+  run();
+  ASSERT_TRUE(asked->outcome.failed);
+  EXPECT_EQ(asked->outcome.failed->code, errc::out_of_memory);
+  log->fail_run = nullptr;
+  auto again = call(2, {1, 2});
+  ask(*again, 5, 1.0F);
+  send(serve_call{again});
+  run();
+  EXPECT_FALSE(again->outcome.failed);
+  EXPECT_TRUE(ports->losses.empty());
+}
+
 }  // namespace
 }  // namespace troupe::expert

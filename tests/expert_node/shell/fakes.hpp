@@ -22,6 +22,7 @@ struct device_log {
   std::map<std::uint32_t, float> factors;  // of the loaded slots
   std::thread::id made_on, released_on, ran_on;
   std::function<result<void>()> fail_run;  // set: what the next runs answer
+  bool is_lost{};
 };
 
 class fake_device : public compute::device {
@@ -46,6 +47,7 @@ class fake_device : public compute::device {
     return {};
   }
   void unload(slot_index slot) override { log_->factors.erase(slot.value); }
+  bool is_lost() const override { return log_->is_lost; }
 
   result<void> run(const compute::batch& work, std::span<compute::group_report> reports) override {
     log_->ran_on = std::this_thread::get_id();
@@ -85,6 +87,7 @@ class recording_ports : public host_ports {
   void start_load(load_job job) override { loads.push_back(std::move(job)); }
   void start_unload(slot_index slot) override { unloads.push_back(slot); }
   void inventory(std::vector<slot_report> slots) override { inventories.push_back(std::move(slots)); }
+  void device_lost(const std::string& reason) override { losses.push_back(reason); }
   void statistics(statistics_report report) override { reports.push_back(std::move(report)); }
 
   std::size_t batches{};
@@ -92,6 +95,7 @@ class recording_ports : public host_ports {
   std::vector<load_job> loads;
   std::vector<slot_index> unloads;
   std::vector<std::vector<slot_report>> inventories;
+  std::vector<std::string> losses;
   std::vector<statistics_report> reports;
 };
 
