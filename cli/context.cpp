@@ -25,6 +25,8 @@ json to_json(const cluster_options& options) {
           {"policies", options.policies},
           {"prune_share", options.prune_share},
           {"prune_window_ms", options.prune_window.count()},
+          {"cold_share", options.cold_share},
+          {"cold_stale_after_ms", options.cold_stale_after.count()},
           {"route_groups", options.route_groups},
           {"route_groups_kept", options.route_groups_kept},
           {"dtype", options.dtype},
@@ -48,6 +50,9 @@ cluster_options options_from(const json& value) {
   options.policies = value.value("policies", "");
   options.prune_share = value.value("prune_share", options.prune_share);
   options.prune_window = std::chrono::milliseconds{value.value("prune_window_ms", options.prune_window.count())};
+  options.cold_share = value.value("cold_share", options.cold_share);
+  options.cold_stale_after =
+      std::chrono::milliseconds{value.value("cold_stale_after_ms", options.cold_stale_after.count())};
   options.route_groups = value.value("route_groups", 0U);
   options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);
   options.dtype = value.at("dtype");

@@ -11,6 +11,7 @@
 
 #include "cli/process.hpp"
 #include "common/error.hpp"
+#include "common/limits.hpp"
 
 namespace troupe::cli {
 
@@ -23,6 +24,8 @@ struct cluster_options {
   std::string policies{};          // of add, balance, prune; empty: none
   double prune_share{0.02};
   std::chrono::milliseconds prune_window{std::chrono::hours{24}};
+  double cold_share{limits::cold_share};
+  std::chrono::milliseconds cold_stale_after{limits::cold_stale_after};
   std::uint32_t route_groups{};  // rows choose inside some of so many groups only; 0: as the family says
   std::uint32_t route_groups_kept{2};
   std::string dtype{"auto"};

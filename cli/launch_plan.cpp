@@ -130,7 +130,9 @@ class planner {
           std::to_string(options_.active_experts), std::string{"--cluster-id"}, inputs_.cluster_id,
           std::string{"--policies"}, options_.policies, std::string{"--prune-share"},
           fmt::format("{}", options_.prune_share), std::string{"--prune-window-seconds"},
-          std::to_string(options_.prune_window / std::chrono::seconds{1})}) {
+          std::to_string(options_.prune_window / std::chrono::seconds{1}), std::string{"--cold-share"},
+          fmt::format("{}", options_.cold_share), std::string{"--cold-stale-seconds"},
+          std::to_string(options_.cold_stale_after / std::chrono::seconds{1})}) {
       command.push_back(word);
     }
     add_route_groups(command);

@@ -204,6 +204,14 @@ inline constexpr double balance_gain_min = 0.05;
 inline constexpr std::size_t traffic_window_buckets = 6;
 // Of the fair share of its layer's load: an expert with less is cold.
 inline constexpr double cold_share = 0.05;
+// A cold expert is warm again from so many times that share on, so that one at the border does not come and go.
+inline constexpr double cold_warm_factor = 2;
+// Rows per expert that a layer is judged by: of a fair share of so many, chance leaves an expert under 5 % never.
+inline constexpr std::uint64_t cold_rows_per_expert_min = 100;
+// A cold expert that got no other weights for so long is told of.
+inline constexpr std::chrono::hours cold_stale_after{48};
+// Events that one look may write; a text that changes can make a thousand experts cold at once.
+inline constexpr std::size_t cold_events_per_look_max = 32;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
 

@@ -25,6 +25,10 @@ int main(int argc, char** argv) {
             "what is done without being asked: add, balance, prune, or some of them with commas; default: nothing");
   flags.add("--prune-share", settings.prune_share, "prune: under this share of its layer's traffic");
   flags.add("--prune-window-seconds", settings.prune_window_seconds, "prune: for as long as this");
+  flags.add("--cold-share", settings.cold_share,
+            "an expert with less than this part of the fair share of its layer's rows is cold; 0: none is");
+  flags.add("--cold-stale-seconds", settings.cold_stale_seconds,
+            "a cold expert that got no other weights for as long is told of");
   flags.add(
       "--route-groups", settings.groups.groups,
       "routers limit rows to some of so many groups of experts: place by them; 0: by the family's groups, if any");

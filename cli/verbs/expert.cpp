@@ -26,6 +26,7 @@ view expert_view(bool one) {
                       {"BYTES", "bytes", cell::bytes},
                       {"TOKENS", "tokens_total", cell::count},
                       {"SHARE", "share", cell::share},
+                      {"COLD", "cold", cell::text, !one},
                       {"PINNED", "pinned", cell::text, !one},
                       {"OPERATION", "operation", cell::text, !one},
                       {"LAST USED", "last_used", cell::text, !one},

@@ -97,6 +97,7 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("active-experts", wanted.active_experts, running.active_experts);
   compare("policies", wanted.policies, running.policies);
   compare("prune-share", wanted.prune_share, running.prune_share);
+  compare("cold-share", wanted.cold_share, running.cold_share);
   compare("route-groups", wanted.route_groups, running.route_groups);
   compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
   compare("dtype", wanted.dtype, running.dtype);
@@ -327,6 +328,11 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--prune-share", options.prune_share, "prune: under this share of its layer's traffic [0.02]")
       ->check(CLI::Range(0.0001, 0.9));
   add_duration(verb, "--prune-window", options.prune_window, "prune: for as long as this [24h]");
+  verb.add_option("--cold-share", options.cold_share,
+                  "an expert with less than this part of the fair share of its layer's rows is cold; 0: none is [0.05]")
+      ->check(CLI::Range(0.0, 0.9));
+  add_duration(verb, "--cold-stale-after", options.cold_stale_after,
+               "a cold expert that got no other weights for so long is told of [48h]");
   verb.add_option("--route-groups", options.route_groups,
                   "an approximation: rows choose inside the best of so many groups of experts only [off]");
   verb.add_option("--route-groups-kept", options.route_groups_kept, "how many groups a row chooses inside [2]");

@@ -19,6 +19,7 @@
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/output.hpp"
 #include "coordinator/core/placement_history.hpp"
+#include "coordinator/core/policies/cold_experts.hpp"
 #include "coordinator/core/policies/policy.hpp"
 #include "coordinator/core/traffic_window.hpp"
 #include "model/description.hpp"
@@ -154,6 +155,7 @@ struct node_entry {
   std::uint64_t queue_rows{};
   std::optional<time_point> stats_heard;
   double rows_per_second{};  // between its last two reports
+  std::optional<std::uint64_t> batches_heard;  // routers: total of the newest report
 
   // maps
   epoch_number heard_epoch;  // from heartbeats
@@ -260,7 +262,8 @@ struct cluster_state {
   traffic_window long_traffic;                    // of policy_settings::prune_window
   traffic_window long_norms;                      // the same, of gate weight x output norm, in thousandths
   traffic_window masked_rows, masked_mass;        // of the last minute; mass in millionths
-  std::map<expert_id, time_point> present_since;  // while the pruning policy is on: when it began to look at it
+  std::map<expert_id, time_point> present_since;  // when policy_runner first saw it take part
+  cold_experts cold;
   time_point policies_due;
   placement_history history;
   std::uint32_t replicas_missing{};  // by the newest plan

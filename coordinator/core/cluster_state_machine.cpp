@@ -46,6 +46,7 @@ void note_stats(cluster_state& state, const stats_report& report) {
         static_cast<double>(rows) / std::chrono::duration<double>(state.now - *node->stats_heard).count();
   }
   node->stats_heard = state.now;
+  if (report.cold_fingerprint) policy_runner::tell_cold(state, *node, report.node, *report.cold_fingerprint);
 }
 
 node_entry restored_node(const node_record& record, time_point now) {

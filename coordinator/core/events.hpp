@@ -101,6 +101,8 @@ struct stats_report {
   std::uint64_t resident_set_bytes{};
   std::uint64_t queue_rows{};
   std::vector<expert_traffic> experts;
+  std::optional<std::uint64_t> cold_fingerprint{};  // routers that want to know the cold experts: what they know
+  std::uint64_t batches_total{};                    // routers, since the start
 };
 
 // -- operators ----------------------------------------------------------------------------------------------------

@@ -109,6 +109,19 @@ class explainer {
       reasons.push_back(fmt::format("{:.1f} % of its layer's rows in the last {} s, {:.2f} times its fair share",
                                     100 * result_.share, window, result_.share / result_.fair_share));
     }
+    if (const auto* cold = cold_entry_of()) {
+      reasons.push_back(fmt::format(
+          "cold for {} s: it had {} of its layer's {} rows, {:.2f} times its fair share (cold under {:.2f}); its "
+          "weights are {:.1f} h old",
+          std::chrono::duration_cast<std::chrono::seconds>(state_.now - cold->since).count(), cold->rows,
+          cold->layer_rows, cold->of_fair_share, state_.settings.policies.cold_share,
+          std::chrono::duration<double, std::ratio<3600>>(cold->age).count()));
+    }
+  }
+
+  [[nodiscard]] const cold_entry* cold_entry_of() const {
+    auto at = state_.cold.find(expert_.id);
+    return at == state_.cold.end() ? nullptr : &at->second;
   }
 
   void say_what_is_under_way() {
@@ -141,6 +154,10 @@ class explainer {
     if (wish.presence == expert_presence::dormant)
       lines.push_back(fmt::format("not added yet; let it take part: troupe expert add {}", name_));
     if (!is_present(expert_)) return;
+    if (cold_entry_of() != nullptr)
+      lines.push_back(fmt::format("cold; warm again from {:.2f} times its fair share on; what it gets can be kept for "
+                                  "training: troupe up --cold-reservoir-rows, troupe expert export-inputs {}",
+                                  limits::cold_warm_factor * state_.settings.policies.cold_share, name_));
     if (!wish.nodes.empty()) {
       lines.push_back(fmt::format("{}; let the planner move it: troupe expert unpin {}",
                                   wish.pinned ? "pinned by an operator" : "it stays where it was put", name_));

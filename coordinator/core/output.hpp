@@ -222,10 +222,17 @@ struct free_order {
 
 struct inventory_request {};
 
+// All experts that are cold.
+struct cold_notice {
+  term_number term;
+  std::uint64_t fingerprint{};
+  std::vector<expert_id> experts;
+};
+
 struct node_message {
   std::string peer;
   node_id node;
-  std::variant<join_reply, load_order, free_order, inventory_request> what;
+  std::variant<join_reply, load_order, free_order, inventory_request, cold_notice> what;
 };
 
 struct recipient {

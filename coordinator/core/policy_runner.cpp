@@ -42,6 +42,47 @@ expert_load look_at_expert(const cluster_state& state, const expert_entry& exper
   return load;
 }
 
+std::chrono::milliseconds age_of_weights(const cluster_state& state, const expert_entry& expert) {
+  auto source = state.sources.find(expert.version);
+  auto since = source == state.sources.end() ? state.settings.started_unix_ms : source->second.since_unix_ms;
+  return std::chrono::milliseconds(std::max<std::int64_t>(unix_ms(state) - since, 0));
+}
+
+std::vector<watched_layer> look_for_cold(const cluster_state& state) {
+  std::vector<watched_layer> layers;
+  std::map<layer_id, time_point> first_seen;
+  for (const auto& [id, since] : state.present_since) {
+    auto [at, is_first] = first_seen.try_emplace(id.layer, since);
+    if (!is_first) at->second = std::min(at->second, since);
+  }
+  for (const auto& expert : state.experts) {
+    const auto& id = expert.id;
+    if (layers.empty() || layers.back().id != id.layer) layers.push_back({id.layer, {}});
+    auto since = state.present_since.find(id);
+    if (since == state.present_since.end()) continue;
+    // The others' rows reach back so far.
+    auto begin = std::max(first_seen.at(id.layer), state.now - limits::traffic_window);
+    layers.back().experts.push_back({id.index, state.traffic.of(id, state.now).rows_in_window, since->second > begin,
+                                     expert.version, age_of_weights(state, expert)});
+  }
+  return layers;
+}
+
+void watch_cold(cluster_state& state) {
+  if (state.settings.policies.cold_share <= 0) return;
+  auto changes = judge_cold(look_for_cold(state), state.settings.policies, state.now, state.cold);
+  std::size_t told = 0;
+  for (auto& change : changes) {
+    if (++told > limits::cold_events_per_look_max) break;
+    auto level = change.what == cold_change::kind::stale ? severity::warning : severity::info;
+    state.tell(level, std::string(to_string(change.what)), to_string(change.expert), std::move(change.why));
+  }
+  if (changes.size() <= limits::cold_events_per_look_max) return;
+  state.tell(severity::info, "expert_cold", "cluster",
+             fmt::format("{} more experts became cold, warm or stale; {} are cold now, see troupe expert list",
+                         changes.size() - limits::cold_events_per_look_max, state.cold.size()));
+}
+
 // An expert is judged by what it did while it took part and the coordinator was there to see it.
 void watch_presence(cluster_state& state) {
   for (const auto& expert : state.experts) {
@@ -87,9 +128,11 @@ void pass(cluster_state& state) {
   const auto& settings = state.settings.policies;
   bool is_asked = settings.adds || settings.prunes || settings.balances;
   bool is_ready = state.settled && !state.stopping && !state.alarm && state.term_durable && state.in_flight.empty();
-  if (!is_asked || !is_ready || state.now < state.policies_due) return;
+  if (!is_ready || state.now < state.policies_due) return;
   state.policies_due = state.now + limits::policy_interval;
   watch_presence(state);
+  watch_cold(state);
+  if (!is_asked) return;
   auto running = operations::running(state);
   if (running >= limits::policy_operations_max) return;
   auto input = look(state);
@@ -107,6 +150,16 @@ void pass(cluster_state& state) {
     start(state, made);
     ++running;
   }
+}
+
+// Just after a start nothing has been judged: what the router knows from before is better than that.
+void tell_cold(cluster_state& state, const node_entry& router, const node_id& name, std::uint64_t known) {
+  bool is_judged = !state.cold.empty() || state.now - state.started >= limits::traffic_window;
+  auto current = fingerprint(state.cold);
+  if (known == current || !is_judged) return;
+  cold_notice notice{state.term, current, {}};
+  for (const auto& [expert, entry] : state.cold) notice.experts.push_back(expert);
+  state.out.messages.push_back({router.peer, name, std::move(notice)});
 }
 
 }  // namespace troupe::coordinator::policy_runner

@@ -11,5 +11,7 @@ namespace troupe::coordinator::policy_runner {
 [[nodiscard]] policy_input look(const cluster_state& state);
 // Every limits::policy_interval, in a settled cluster whose state can be written.
 void pass(cluster_state& state);
+// Tells a router which experts are cold, when what it knows is something else.
+void tell_cold(cluster_state& state, const node_entry& router, const node_id& name, std::uint64_t known);
 
 }  // namespace troupe::coordinator::policy_runner

@@ -200,6 +200,8 @@ void coordinator_actor_state::publish_view() {
   view.operations_ended = state.operations_ended;
   view.unroutable = unroutable_experts(state);
   view.operations_running = operations_running(state);
+  for (const auto& expert : state.experts) view.cold_experts.try_emplace(expert.id.layer, 0);
+  for (const auto& [expert, entry] : state.cold) ++view.cold_experts[expert.layer];
   view.store_ok = !state.alarm;
   settings_.view->set(std::move(view));
 }

@@ -101,6 +101,11 @@ result<policy_settings> policies_from(const daemon_settings& settings) {
   if (!(policies.prune_share > 0 && policies.prune_share < 1) || settings.prune_window_seconds < 10) {
     return fail(errc::invalid_request, "--prune-share is between 0 and 1, --prune-window-seconds at least 10");
   }
+  policies.cold_share = settings.cold_share;
+  policies.cold_stale_after = std::chrono::seconds(settings.cold_stale_seconds);
+  if (!(policies.cold_share >= 0 && policies.cold_share < 1) || settings.cold_stale_seconds == 0) {
+    return fail(errc::invalid_request, "--cold-share is from 0 to below 1, --cold-stale-seconds at least 1");
+  }
   std::istringstream names(settings.policies);
   for (std::string name; std::getline(names, name, ',');) {
     if (name != "add" && name != "balance" && name != "prune") {

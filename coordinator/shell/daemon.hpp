@@ -2,12 +2,14 @@
 // One thread.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <string>
 
 #include "common/error.hpp"
+#include "common/limits.hpp"
 #include "model/gating.hpp"
 
 namespace troupe::coordinator {
@@ -26,6 +28,8 @@ struct daemon_settings {
   std::string policies;  // of add, balance, prune, with commas; empty: none
   double prune_share{0.02};
   std::uint64_t prune_window_seconds{24 * 3600};
+  double cold_share{limits::cold_share};
+  std::uint64_t cold_stale_seconds{std::chrono::seconds(limits::cold_stale_after).count()};
   model::group_limit groups{};  // as the routers have it
 };
 

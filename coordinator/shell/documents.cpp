@@ -188,6 +188,7 @@ json expert_item(const cluster_state& state, const expert_entry& expert, const d
             {"share", share},
             {"last_used", nullptr},
             {"pinned", expert.wish.pinned},
+            {"cold", state.cold.contains(expert.id)},
             {"replicas_wanted", wanted_replicas(state, expert)},
             {"wanted", state.planned ? std::move(wanted) : json(nullptr)}};
   if (const auto* operation = operations::running_on(state, expert.id)) {
@@ -251,6 +252,7 @@ std::string status_document(const cluster_state& state, const document_context& 
                 {"replication", state.settings.replication},
                 {"pruned_experts", absent_experts(state, expert_presence::pruned)},
                 {"dormant_experts", absent_experts(state, expert_presence::dormant)},
+                {"cold_experts", state.cold.size()},
                 {"experts", state.experts.size()},
                 {"replicas", replicas},
                 {"replicas_wanted", replicas_wanted(state)},

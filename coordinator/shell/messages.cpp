@@ -63,6 +63,8 @@ result<std::optional<event>> inventory_from(const proto::Inventory& m) {
 
 stats_report stats_from(const proto::NodeStats& m) {
   stats_report report{{m.node()}, {m.incarnation()}, m.resident_set_bytes(), m.queue_rows(), {}};
+  if (m.has_cold_fingerprint()) report.cold_fingerprint = m.cold_fingerprint();
+  report.batches_total = m.batches_total();
   for (const auto& expert : m.experts()) {
     report.experts.push_back({{{expert.layer()}, expert.expert()},
                               expert.rows_total(),
@@ -115,6 +117,17 @@ void put(const free_order& order, proto::CoordinatorToNode& target) {
   m.set_layer(order.expert.layer.value);
   m.set_expert(order.expert.index);
   m.set_version(order.version.value);
+}
+
+void put(const cold_notice& notice, proto::CoordinatorToNode& target) {
+  auto& m = *target.mutable_cold();
+  m.set_term(notice.term.value);
+  m.set_fingerprint(notice.fingerprint);
+  for (const auto& expert : notice.experts) {
+    auto& line = *m.add_experts();
+    line.set_layer(expert.layer.value);
+    line.set_expert(expert.index);
+  }
 }
 
 result<refresh_weights> refresh_from(const proto::RefreshWeights& m) {

@@ -53,6 +53,10 @@ http::metrics_registry::source coordinator_metrics(std::shared_ptr<const public_
     metric_family nodes{"moe_nodes", "Expert nodes and routers by state.", metric_kind::gauge};
     for (const auto& [state, count] : view->nodes_by_state) nodes.add({{"state", state}}, count);
     families.push_back(std::move(nodes));
+    metric_family cold{"moe_cold_experts", "Experts with far less than the fair share of their layer's rows.",
+                       metric_kind::gauge};
+    for (const auto& [layer, count] : view->cold_experts) cold.add({{"layer", to_string(layer)}}, count);
+    families.push_back(std::move(cold));
     add_experts(*view->map, families);
   };
 }

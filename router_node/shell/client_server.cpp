@@ -98,6 +98,9 @@ void client_server::handle_message(std::size_t socket, wire::received& got, time
     case proto::ClientToRouter::kTokenize:
       if (!may_ask(to, {envelope.tokenize().request_id(), {}})) return;
       return streams_.tokenize(to, envelope.tokenize());
+    case proto::ClientToRouter::kInputs:
+      return send_failure(to, envelope.inputs().request_id(),
+                          {errc::conflict, "this router keeps no inputs of cold experts"});
     case proto::ClientToRouter::BODY_NOT_SET:  // the parser has refused it
       return send_failure(to, 0, {errc::invalid_request, "body: not set"});
   }

@@ -238,22 +238,22 @@ void simulated_cluster::join(simulated_node& node) {
 }
 
 void simulated_cluster::receive(simulated_node& node, const node_message& message) {
-  std::visit(overloaded{
-                 [&](const join_reply& reply) {
-                   if (reply.refused && reply.refused->code == errc::stale_epoch) {
-                     node.incarnation = {next_incarnation_++};
-                     return join(node);
-                   }
-                   if (reply.refused) return;
-                   node.joined = true;
-                   node.term = std::max(node.term, reply.term);
-                   if (node.role == node_role::expert) report(node);
-                 },
-                 [&](const load_order& order) { load(node, order); },
-                 [&](const free_order& order) { free(node, order); },
-                 [&](const inventory_request&) { report(node); },
-             },
-             message.what);
+  std::visit(
+      overloaded{
+          [&](const join_reply& reply) {
+            if (reply.refused && reply.refused->code == errc::stale_epoch) {
+              node.incarnation = {next_incarnation_++};
+              return join(node);
+            }
+            if (reply.refused) return;
+            node.joined = true;
+            node.term = std::max(node.term, reply.term);
+            if (node.role == node_role::expert) report(node);
+          },
+          [&](const load_order& order) { load(node, order); }, [&](const free_order& order) { free(node, order); },
+          [&](const inventory_request&) { report(node); }, [](const cold_notice&) {},  // these routers keep no inputs
+      },
+      message.what);
 }
 
 // Orders count in rising order of (term, command), and never one of a coordinator that has been replaced.

@@ -30,6 +30,10 @@ struct policy_settings {
   // Half the sum of the differences between the experts' shares of a layer's rows in the last minute and in its newest
   // 10 to 20 s: from here on the text has changed, and balancing looks at the newest rows alone.
   double drift{0.2};
+  // -- cold experts
+  double cold_share{
+      limits::cold_share};  // of the fair share of its layer's rows: an expert with less is cold; 0: none is
+  std::chrono::steady_clock::duration cold_stale_after{limits::cold_stale_after};  // without other weights
 };
 
 struct node_load {

@@ -29,12 +29,13 @@ class CancelRequest(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., client_id: _Optional[str] = ...) -> None: ...
 
 class ClientToRouter(_message.Message):
-    __slots__ = ["cancel", "experts", "generate", "hello", "info", "layer", "tokenize"]
+    __slots__ = ["cancel", "experts", "generate", "hello", "info", "inputs", "layer", "tokenize"]
     CANCEL_FIELD_NUMBER: _ClassVar[int]
     EXPERTS_FIELD_NUMBER: _ClassVar[int]
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     TOKENIZE_FIELD_NUMBER: _ClassVar[int]
     cancel: CancelRequest
@@ -42,9 +43,10 @@ class ClientToRouter(_message.Message):
     generate: GenerateRequest
     hello: _common_pb2.Hello
     info: InfoRequest
+    inputs: InputsRequest
     layer: LayerRequest
     tokenize: TokenizeRequest
-    def __init__(self, hello: _Optional[_Union[_common_pb2.Hello, _Mapping]] = ..., layer: _Optional[_Union[LayerRequest, _Mapping]] = ..., experts: _Optional[_Union[ExpertsRequest, _Mapping]] = ..., info: _Optional[_Union[InfoRequest, _Mapping]] = ..., generate: _Optional[_Union[GenerateRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., tokenize: _Optional[_Union[TokenizeRequest, _Mapping]] = ...) -> None: ...
+    def __init__(self, hello: _Optional[_Union[_common_pb2.Hello, _Mapping]] = ..., layer: _Optional[_Union[LayerRequest, _Mapping]] = ..., experts: _Optional[_Union[ExpertsRequest, _Mapping]] = ..., info: _Optional[_Union[InfoRequest, _Mapping]] = ..., generate: _Optional[_Union[GenerateRequest, _Mapping]] = ..., cancel: _Optional[_Union[CancelRequest, _Mapping]] = ..., tokenize: _Optional[_Union[TokenizeRequest, _Mapping]] = ..., inputs: _Optional[_Union[InputsRequest, _Mapping]] = ...) -> None: ...
 
 class ExpertsRequest(_message.Message):
     __slots__ = ["client_id", "degrade", "expert_ids", "expert_weights", "hidden", "layer", "request_id", "timeout_ms"]
@@ -196,6 +198,30 @@ class InfoRequest(_message.Message):
     request_id: int
     def __init__(self, request_id: _Optional[int] = ..., kind: _Optional[_Union[InfoKind, str]] = ..., layer: _Optional[str] = ...) -> None: ...
 
+class InputsReply(_message.Message):
+    __slots__ = ["epoch", "gate_weights", "hidden", "request_id", "rows_seen"]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    GATE_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    ROWS_SEEN_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    gate_weights: _common_pb2.Tensor
+    hidden: _common_pb2.Tensor
+    request_id: int
+    rows_seen: int
+    def __init__(self, request_id: _Optional[int] = ..., epoch: _Optional[int] = ..., rows_seen: _Optional[int] = ..., hidden: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., gate_weights: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ...) -> None: ...
+
+class InputsRequest(_message.Message):
+    __slots__ = ["expert", "layer", "request_id"]
+    EXPERT_FIELD_NUMBER: _ClassVar[int]
+    LAYER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    expert: int
+    layer: str
+    request_id: int
+    def __init__(self, request_id: _Optional[int] = ..., layer: _Optional[str] = ..., expert: _Optional[int] = ...) -> None: ...
+
 class LayerReply(_message.Message):
     __slots__ = ["epoch", "expert_ids", "expert_weights", "flags", "output", "request_id", "routed_output"]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
@@ -231,20 +257,22 @@ class LayerRequest(_message.Message):
     def __init__(self, request_id: _Optional[int] = ..., client_id: _Optional[str] = ..., layer: _Optional[str] = ..., hidden: _Optional[_Union[_common_pb2.Tensor, _Mapping]] = ..., degrade: _Optional[_Union[Degrade, str]] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
 
 class RouterToClient(_message.Message):
-    __slots__ = ["failure", "generate", "info", "layer", "tokenize", "welcome"]
+    __slots__ = ["failure", "generate", "info", "inputs", "layer", "tokenize", "welcome"]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     GENERATE_FIELD_NUMBER: _ClassVar[int]
     INFO_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
     LAYER_FIELD_NUMBER: _ClassVar[int]
     TOKENIZE_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     failure: Failure
     generate: GenerateEvents
     info: InfoReply
+    inputs: InputsReply
     layer: LayerReply
     tokenize: TokenizeReply
     welcome: _common_pb2.Welcome
-    def __init__(self, welcome: _Optional[_Union[_common_pb2.Welcome, _Mapping]] = ..., layer: _Optional[_Union[LayerReply, _Mapping]] = ..., info: _Optional[_Union[InfoReply, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., generate: _Optional[_Union[GenerateEvents, _Mapping]] = ..., tokenize: _Optional[_Union[TokenizeReply, _Mapping]] = ...) -> None: ...
+    def __init__(self, welcome: _Optional[_Union[_common_pb2.Welcome, _Mapping]] = ..., layer: _Optional[_Union[LayerReply, _Mapping]] = ..., info: _Optional[_Union[InfoReply, _Mapping]] = ..., failure: _Optional[_Union[Failure, _Mapping]] = ..., generate: _Optional[_Union[GenerateEvents, _Mapping]] = ..., tokenize: _Optional[_Union[TokenizeReply, _Mapping]] = ..., inputs: _Optional[_Union[InputsReply, _Mapping]] = ...) -> None: ...
 
 class Sampling(_message.Message):
     __slots__ = ["frequency_penalty", "logit_bias", "min_p", "presence_penalty", "repetition_penalty", "seed", "temperature", "top_k", "top_p"]
