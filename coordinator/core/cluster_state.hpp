@@ -154,7 +154,7 @@ struct node_entry {
   std::uint64_t resident_set_bytes{};
   std::uint64_t queue_rows{};
   std::optional<time_point> stats_heard;
-  double rows_per_second{};  // between its last two reports
+  double rows_per_second{};                    // between its last two reports
   std::optional<std::uint64_t> batches_heard;  // routers: total of the newest report
 
   // maps

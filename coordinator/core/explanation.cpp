@@ -155,9 +155,10 @@ class explainer {
       lines.push_back(fmt::format("not added yet; let it take part: troupe expert add {}", name_));
     if (!is_present(expert_)) return;
     if (cold_entry_of() != nullptr)
-      lines.push_back(fmt::format("cold; warm again from {:.2f} times its fair share on; what it gets can be kept for "
-                                  "training: troupe up --cold-reservoir-rows, troupe expert export-inputs {}",
-                                  limits::cold_warm_factor * state_.settings.policies.cold_share, name_));
+      lines.push_back(
+          fmt::format("cold; warm again from {:.2f} times its fair share on; what it gets can be kept for "
+                      "training: troupe up --cold-reservoir-rows, troupe expert export-inputs {}",
+                      limits::cold_warm_factor * state_.settings.policies.cold_share, name_));
     if (!wish.nodes.empty()) {
       lines.push_back(fmt::format("{}; let the planner move it: troupe expert unpin {}",
                                   wish.pinned ? "pinned by an operator" : "it stays where it was put", name_));
