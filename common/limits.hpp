@@ -294,6 +294,8 @@ inline constexpr std::chrono::milliseconds log_site_interval = 1s;
 // More threads than any one socket has; a typo must not start a million.
 inline constexpr std::uint32_t device_threads_max = 512;
 inline constexpr std::uint32_t device_slots_max = 1U << 20;
+// Connecting two GPUs, or moving one bundle between them: the first connection of a process takes NCCL seconds.
+inline constexpr std::chrono::milliseconds gpu_link_timeout = 15s;
 // Scratch of one device: rows of one pass are chosen so that it stays below the larger of this and a 64th of the arena
 // (the resident set of an expert node is promised to be within 5 % + 64 MiB of its bundles).
 inline constexpr std::size_t device_scratch_bytes_min = 24 * mib;

@@ -1,8 +1,8 @@
 // One device (a CPU's worth of threads now, a GPU with the CUDA twin) that holds experts in slots and computes batches.
 //
-// Thread rule: a device belongs to one thread. Everything but `load`, `unload` and `export_bundle` is called from the
-// thread that made it; those three may run on one other thread at a time (loading overlaps serving), on slots that no
-// `run` names meanwhile: the caller guarantees that. All memory for slots is taken once, by `reserve`.
+// Thread rule: a device belongs to one thread. Everything but `load`, `unload`, `export_bundle` and `adopt` is called
+// from the thread that made it; those may run on one other thread at a time (loading overlaps serving), on slots that
+// no `run` names meanwhile: the caller guarantees that. All memory for slots is taken once, by `reserve`.
 #pragma once
 
 #include <chrono>
@@ -82,6 +82,14 @@ class device {
                                                    std::span<std::byte> target) const = 0;
   // Empties a slot and gives its pages back to the system.
   virtual void unload(slot_index slot) = 0;
+
+  // For transfers between GPUs (gpu_link.hpp): where an expert of that shape lies, or would lie, in the device's own
+  // memory. Empty: in no such memory, or there is no such slot, or none so large.
+  [[nodiscard]] virtual std::span<std::byte> slot_memory(slot_index slot, const model::expert_shape& shape) const;
+  // The slot's memory was filled that way and holds this expert now, as another device of the same kind and dtype
+  // packed it. Unverified: compare the digest of export_bundle. The errors of load, and invalid_request where
+  // export_bundle could not give the checkpoint's bytes.
+  [[nodiscard]] virtual result<void> adopt(slot_index slot, const model::bundle_layout& layout);
 
   // Blocks until the outputs are written. reports.size() == batch.groups.size().
   // An error means that nothing of the batch may be used; the slots stay valid unless is_lost().

@@ -156,6 +156,22 @@ class gpu_device final : public device {
 
   void unload(slot_index slot) override { contents_.clear(slot); }
 
+  std::span<std::byte> slot_memory(slot_index slot, const model::expert_shape& shape) const override {
+    const auto bytes = packed(shape).bytes();
+    if (slot.value >= contents_.size() || bytes > slot_bytes_) return {};
+    return {at(slot), bytes};
+  }
+
+  result<void> adopt(slot_index slot, const model::bundle_layout& layout) override {
+    auto plan = contents_.check_load(slot, layout, layout.bytes(), packed(layout.shape).bytes(), slot_bytes_);
+    if (!plan) return fail(plan.error());
+    contents_.set(slot, layout.shape);
+    auto exact = contents_.check_export(slot, layout, layout.bytes(), type_);
+    if (exact) return {};
+    contents_.clear(slot);
+    return fail(exact.error());
+  }
+
   result<void> run(const batch& work, std::span<group_report> reports) override {
     const auto started = std::chrono::steady_clock::now();
     const auto is_held = [&](slot_index slot) { return contents_.holds(slot, work.shape); };

@@ -144,6 +144,12 @@ result<void> check_batch(const batch& work, std::span<group_report> reports,
   return {};
 }
 
+std::span<std::byte> device::slot_memory(slot_index, const model::expert_shape&) const { return {}; }
+
+result<void> device::adopt(slot_index, const model::bundle_layout&) {
+  return fail(errc::invalid_request, fmt::format("the slots of {} lie in host memory; load the bundle", info().name));
+}
+
 void share_seconds(double seconds, const batch& work, std::span<group_report> reports) {
   double total = 0;
   for (const auto& group : work.groups) total += balance_rows + static_cast<double>(group.rows.size());

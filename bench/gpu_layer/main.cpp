@@ -2,6 +2,7 @@
 //
 //   gpu_check parity DEVICE [--small]       DEVICE: loops or cuda:N; --small: published sizes at a sixteenth
 //   gpu_check bench DEVICE [--torch FILE]   FILE: lines of torch_layer.py
+//   gpu_check self-send|two-processes cuda:N    a bundle over NCCL, with cuda:N+1 in the second process
 //
 // Exit status: 0 passed, 1 failed, 77 skipped because the device cannot be used here (the reason is printed).
 #include <algorithm>
@@ -16,6 +17,7 @@
 
 #include "bench/gpu_layer/card_limits.hpp"
 #include "bench/gpu_layer/layer_times.hpp"
+#include "bench/gpu_layer/link_check.hpp"
 #include "tests/compute/loop_gpu.hpp"
 #include "tests/compute/parity.hpp"
 
@@ -34,6 +36,7 @@ struct arguments {
   std::string device;
   bool is_small{false};
   std::string torch_file{};
+  std::string key{};
 
   [[nodiscard]] bool is_loops() const { return device == "loops"; }
 };
@@ -56,19 +59,26 @@ std::optional<arguments> parse(int count, char** words) {
       given.is_small = true;
     } else if (word == "--torch" && at + 1 < count) {
       given.torch_file = words[++at];
+    } else if (word == "--key" && at + 1 < count) {
+      given.key = words[++at];
     } else {
       return std::nullopt;
     }
   }
-  if (given.what != "parity" && given.what != "bench") return std::nullopt;
-  if (!given.is_loops() && !cuda_index(given.device)) return std::nullopt;
+  const auto is_one_of = [&](const auto&... names) { return ((given.what == names) || ...); };
+  const bool is_link = is_one_of("self-send", "two-processes", "second-process");
+  if (!is_link && !is_one_of("parity", "bench")) return std::nullopt;
+  if (!cuda_index(given.device) && (is_link || !given.is_loops())) return std::nullopt;
   return given;
+}
+
+std::string file_beside_program(const char* name) {
+  return std::filesystem::read_symlink("/proc/self/exe").replace_filename(name).string();
 }
 
 result<std::unique_ptr<gpu_runtime>> open_runtime(const std::string& device) {
   if (device == "loops") return compute::test::make_loop_gpu(std::make_shared<compute::test::loop_gpu_state>());
-  const auto beside = std::filesystem::read_symlink("/proc/self/exe").parent_path() / "libtroupe_cuda.so";
-  return compute::open_gpu_runtime(beside.string(), *cuda_index(device));
+  return compute::open_gpu_runtime(file_beside_program("libtroupe_cuda.so"), *cuda_index(device));
 }
 
 // -- parity -------------------------------------------------------------------------------------------------------
@@ -192,6 +202,32 @@ int run_bench(const arguments& given, const compute::gpu_facts& facts) {
   return passed;
 }
 
+// -- links --------------------------------------------------------------------------------------------------------
+
+int check_link(const arguments& given) {
+  const link_ends ends{
+      .open_runtime = [](std::uint32_t index) { return open_runtime("cuda:" + std::to_string(index)); },
+      .open_link =
+          [](std::uint32_t index) { return compute::open_gpu_link(file_beside_program("libtroupe_nccl.so"), index); }};
+  const auto index = *cuda_index(given.device);
+  if (auto link = ends.open_link(index); !link) {
+    std::printf("skipped: %s of %s: %s\n", given.what.c_str(), given.device.c_str(), link.error().message.c_str());
+    return skipped;
+  }
+  const auto outcome = given.what == "self-send" ? check_self_send(ends, index)
+                       : given.what == "two-processes"
+                           ? check_two_processes(ends, index, file_beside_program("gpu_check"))
+                           : receive_from_first(ends, index, given.key);
+  if (outcome) {
+    std::printf("%s of %s over NCCL: %s\n", given.what.c_str(), given.device.c_str(), outcome->c_str());
+    return passed;
+  }
+  const bool is_alone = given.what == "two-processes" && outcome.error().code == errc::not_found;
+  std::printf("%s: %s of %s over NCCL: %s\n", is_alone ? "skipped" : "FAILED", given.what.c_str(), given.device.c_str(),
+              outcome.error().message.c_str());
+  return is_alone ? skipped : failed;
+}
+
 int run(const arguments& given) {
   auto runtime = open_runtime(given.device);
   if (!runtime) {
@@ -200,6 +236,7 @@ int run(const arguments& given) {
   }
   const auto facts = (*runtime)->facts();
   runtime->reset();
+  if (given.what != "parity" && given.what != "bench") return check_link(given);
   return given.what == "parity" ? check_parity(given, facts) : run_bench(given, facts);
 }
 
