@@ -27,6 +27,8 @@ json to_json(const cluster_options& options) {
           {"prune_window_ms", options.prune_window.count()},
           {"cold_share", options.cold_share},
           {"cold_stale_after_ms", options.cold_stale_after.count()},
+          {"cold_reservoir_rows", options.cold_reservoir_rows},
+          {"explore_bias", options.explore_bias},
           {"route_groups", options.route_groups},
           {"route_groups_kept", options.route_groups_kept},
           {"dtype", options.dtype},
@@ -53,6 +55,8 @@ cluster_options options_from(const json& value) {
   options.cold_share = value.value("cold_share", options.cold_share);
   options.cold_stale_after =
       std::chrono::milliseconds{value.value("cold_stale_after_ms", options.cold_stale_after.count())};
+  options.cold_reservoir_rows = value.value("cold_reservoir_rows", 0U);
+  options.explore_bias = value.value("explore_bias", 0.0);
   options.route_groups = value.value("route_groups", 0U);
   options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);
   options.dtype = value.at("dtype");

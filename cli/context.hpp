@@ -26,6 +26,8 @@ struct cluster_options {
   std::chrono::milliseconds prune_window{std::chrono::hours{24}};
   double cold_share{limits::cold_share};
   std::chrono::milliseconds cold_stale_after{limits::cold_stale_after};
+  std::uint32_t cold_reservoir_rows{};  // inputs kept per cold expert and router; 0: none
+  double explore_bias{};         // gate probability that a row may lose by trying a cold expert; 0: none is tried
   std::uint32_t route_groups{};  // rows choose inside some of so many groups only; 0: as the family says
   std::uint32_t route_groups_kept{2};
   std::string dtype{"auto"};

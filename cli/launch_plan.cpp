@@ -178,6 +178,10 @@ class planner {
     command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control, "--threads",
                                    std::to_string(inputs_.router_threads)});
     add_route_groups(command);
+    if (options_.cold_reservoir_rows != 0)
+      command.insert(command.end(), {"--cold-reservoir-rows", std::to_string(options_.cold_reservoir_rows)});
+    if (options_.explore_bias > 0)
+      command.insert(command.end(), {"--explore-bias", fmt::format("{}", options_.explore_bias)});
     if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});
     if (!options_.api_key_file.empty()) command.insert(command.end(), {"--api-key-file", options_.api_key_file});
     if (options_.no_auth) command.emplace_back("--no-auth");

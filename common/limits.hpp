@@ -208,8 +208,21 @@ inline constexpr double cold_share = 0.05;
 inline constexpr double cold_warm_factor = 2;
 // Rows per expert that a layer is judged by: of a fair share of so many, chance leaves an expert under 5 % never.
 inline constexpr std::uint64_t cold_rows_per_expert_min = 100;
+// What routers keep of the inputs of cold experts: rows per expert that may be asked for, bytes per router, and what a
+// row counts in training (the original design's number).
+inline constexpr std::uint32_t cold_reservoir_rows_max = 65'536;
+inline constexpr std::size_t cold_reservoir_bytes_max = 64 * mib;
+static_assert(cold_reservoir_bytes_max <= tensor_bytes_max, "what was kept of one expert travels in one message");
+inline constexpr float cold_sample_weight = 3;
+// The largest gate probability that exploration may cost a row: an expert with more of it is not a matter of chance.
+inline constexpr double explore_bias_max = 0.2;
 // A cold expert that got no other weights for so long is told of.
 inline constexpr std::chrono::hours cold_stale_after{48};
+// Replicas that a scheduled refresh may move at a time; how many times `refresh history` knows, and the cold experts
+// that each of them names.
+inline constexpr std::uint32_t scheduled_moves_max = 10'000;
+inline constexpr std::size_t scheduled_runs_kept_max = 64;
+inline constexpr std::size_t scheduled_run_experts_max = 64;
 // Events that one look may write; a text that changes can make a thousand experts cold at once.
 inline constexpr std::size_t cold_events_per_look_max = 32;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");

@@ -150,6 +150,32 @@ class group_filter {
   std::vector<std::uint32_t> order_;
 };
 
+// Gate probabilities of one row, among the allowed experts.
+void find_probabilities(const gating& gate, std::span<const float> logits, expert_mask mask, const row_scores& scores,
+                        std::span<float> probability) {
+  if (gate.score == score_function::softmax_of_top_k) return softmax(logits, mask, probability);
+  float sum = 0;
+  for (std::size_t e = 0; e < logits.size(); ++e) sum += is_allowed(mask, e) ? scores.weight[e] : 0;
+  for (std::size_t e = 0; e < logits.size(); ++e) probability[e] = scores.weight[e] / sum;
+}
+
+// Gives the row's last place to a cold expert that comes close enough. False: none does.
+bool try_cold(const gating& gate, std::span<const float> logits, expert_mask mask, const row_scores& scores,
+              const exploration& exploring, std::vector<std::uint32_t>& best) {
+  if (exploring.cold[best.back()] != 0) return false;  // the row tries one already
+  std::vector<float> probability(logits.size());
+  find_probabilities(gate, logits, mask, scores, probability);
+  std::optional<std::uint32_t> nearest;
+  for (std::uint32_t e = 0; e < logits.size(); ++e) {
+    bool is_candidate = exploring.cold[e] != 0 && scores.choice[e] > minus_infinity;
+    if (!is_candidate || std::ranges::find(best, e) != best.end()) continue;
+    if (!nearest || probability[e] > probability[*nearest]) nearest = e;
+  }
+  if (!nearest || probability[best.back()] - probability[*nearest] > exploring.bias) return false;
+  best.back() = *nearest;
+  return true;
+}
+
 // Weights of the chosen experts of one row, in place.
 void finish_weights(const gating& gate, std::span<float> weights) {
   if (gate.score == score_function::softmax_of_top_k) softmax(weights, {}, weights);
@@ -237,6 +263,12 @@ result<void> check_limit(const moe_layer& layer, const group_limit& limit) {
 
 }  // namespace
 
+result<void> check_exploration(const gating& gate) {
+  if (gate.capacity.order == fill_order::none) return {};
+  return fail(errc::conflict,
+              "exploration: the gate has a capacity, and rows that moved would push others out; leave the option out");
+}
+
 result<void> check_mask(const gating& gate, expert_mask mask) {
   std::optional<group_filter> groups;
   if (gate.groups != group_score::none) groups.emplace(gate, mask);
@@ -296,7 +328,8 @@ result<routing> choose_limited(const gating& whole, const gating& limited, std::
 }
 
 result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
-                               std::span<const float> logits, expert_mask mask) {
+                               std::span<const float> logits, expert_mask mask, const exploration& exploring) {
+  assert(exploring.cold.empty() || (exploring.cold.size() == gate.num_experts && exploring.bias > 0));
   assert(logits.size() % gate.num_experts == 0 && (mask.empty() || mask.size() == gate.num_experts));
   assert(correction_bias.empty() || correction_bias.size() == gate.num_experts);
   std::optional<group_filter> groups;
@@ -308,6 +341,7 @@ result<routing> choose_experts(const gating& gate, std::span<const float> correc
   chosen.top_k = gate.top_k;
   chosen.expert_ids.resize(rows * gate.top_k);
   chosen.weights.resize(rows * gate.top_k);
+  if (!exploring.cold.empty()) chosen.explored.resize(rows);
   row_scores scores{std::vector<float>(gate.num_experts), std::vector<float>(gate.num_experts)};
   std::vector<std::uint32_t> best;
   for (std::size_t row = 0; row < rows; ++row) {
@@ -320,6 +354,7 @@ result<routing> choose_experts(const gating& gate, std::span<const float> correc
     score_row(gate, correction_bias, row_logits, mask, scores);
     if (groups) groups->apply(scores.choice);
     select_best(scores.choice, gate.top_k, best);
+    if (!exploring.cold.empty() && try_cold(gate, row_logits, mask, scores, exploring, best)) chosen.explored[row] = 1;
     auto weights = std::span{chosen.weights}.subspan(row * gate.top_k, gate.top_k);
     for (std::uint32_t rank = 0; rank < gate.top_k; ++rank) {
       chosen.expert_ids[row * gate.top_k + rank] = static_cast<std::int32_t>(best[rank]);

@@ -24,6 +24,7 @@ struct routing {
   std::vector<float> weights;            // [T, k]
   std::vector<std::uint8_t> dropped;     // [T, k]: 1 where the capacity dropped the assignment; empty when dropless
   std::vector<std::uint8_t> limited{};   // [T]: 1 where a group_limit changed the choice; empty: no limit at work
+  std::vector<std::uint8_t> explored{};  // [T]: 1 where an exploration changed the choice; empty: none at work
 };
 
 // Which experts may be chosen; empty span: all. mask[e] != 0 means present.
@@ -38,12 +39,26 @@ struct routing {
 // it would leave fewer than k present experts in the kept groups. Capacity counts what was chosen under the mask.
 using expert_mask = std::span<const std::uint8_t>;
 
+// An option, and an approximation: rows try cold experts that come close. A cold expert's gate probability counts with
+// `bias` on top in the choice, for one place of a row: its last chosen expert gives way to the cold one with the
+// largest probability, if that is less by at most `bias`. So a row loses at most `bias` of gate probability. Weights
+// are those that the family defines for the experts that were chosen. Gate probability: the softmax over the experts
+// that the mask allows; of a sigmoid gate the score divided by the sum of theirs.
+struct exploration {
+  std::span<const std::uint8_t> cold;  // [N], 1: cold; empty: no exploration
+  float bias{};                        // > 0
+};
+
 // logits [T, N] row-major. @pre logits.size() == T * N; mask is empty or N long.
 // Equal scores: the lower index wins.
 // unavailable when fewer than k experts can be chosen under the mask and the group rule; invalid_request naming the row
 // when its logits are not finite.
 [[nodiscard]] result<routing> choose_experts(const gating& gate, std::span<const float> correction_bias,
-                                             std::span<const float> logits, expert_mask mask = {});
+                                             std::span<const float> logits, expert_mask mask = {},
+                                             const exploration& exploring = {});
+
+// Whether rows of this gate may explore: conflict when it has a capacity, as rows that moved would push others out.
+[[nodiscard]] result<void> check_exploration(const gating& gate);
 
 // An option for families whose gate knows no groups, and an approximation: neighbouring experts make `groups` groups of
 // equal size, and a row chooses inside its `kept` best groups only. A group scores by its best

@@ -44,6 +44,10 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
   parser.add("--route-groups", options.groups.groups,
              "a row chooses inside some of so many groups of experts only: an approximation; 0: as the family says");
   parser.add("--route-groups-kept", options.groups.kept, "how many of the groups");
+  parser.add("--cold-reservoir-rows", options.cold_reservoir_rows,
+             "inputs of each cold expert that are kept for training; 0: none");
+  parser.add("--explore-bias", options.explore_bias,
+             "an approximation: gate probability that a row may lose by trying a cold expert; 0: none is tried");
   parser.add("--listen", flags.listen, "client addresses, ipc:// or tcp://, separated by commas");
   return parser.parse(argc, argv);
 }

@@ -1,4 +1,4 @@
-// troupe expert list, show, explain, migrate, replicate, pin, unpin, prune, restore and add.
+// troupe expert list, show, explain, export-inputs, migrate, replicate, pin, unpin, prune, restore and add.
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
@@ -8,6 +8,7 @@
 
 #include "cli/application.hpp"
 #include "cli/documents.hpp"
+#include "cli/input_export.hpp"
 #include "cli/operations.hpp"
 #include "cli/suggest.hpp"
 #include "cli/terminal.hpp"
@@ -124,6 +125,38 @@ result<exit_code> explain(const session& s, const std::string& name) {
   return exit_code::ok;
 }
 
+struct export_request {
+  std::string name;
+  std::string out;
+};
+
+result<exit_code> export_inputs_of(const session& s, const export_request& request) {
+  const auto expert = parse_expert(request.name);
+  if (!expert) return not_an_expert(request.name);
+  const auto context = s.context();
+  if (!context) return fail(context.error());
+  const auto data_dir = s.data_dir();
+  if (!data_dir) return fail(data_dir.error());
+  const auto done = export_inputs(*data_dir, *context, *expert, request.out);
+  if (!done) return fail(done.error());
+  s.print({{"expert", to_string(*expert)},
+           {"file", request.out},
+           {"rows", done->rows},
+           {"rows_seen", done->rows_seen},
+           {"epoch", done->epoch},
+           {"bytes", done->bytes}},
+          {.items = "",
+           .columns = {{"EXPERT", "expert"},
+                       {"FILE", "file"},
+                       {"ROWS", "rows", cell::count},
+                       {"DRAWN FROM", "rows_seen", cell::count},
+                       {"EPOCH", "epoch", cell::count},
+                       {"BYTES", "bytes", cell::bytes}},
+           .name = "{file}",
+           .vertical = true});
+  return exit_code::ok;
+}
+
 struct change_request {
   std::string name;
   expert_command command;
@@ -161,6 +194,17 @@ void add_expert_verbs(verb_registry& verbs) {
                                 "  troupe expert explain 3/17\n  troupe expert explain 3/17 -o json",
                                 [explained](const session& s) { return explain(s, *explained); });
   explaining.add_option("expert", *explained, "LAYER/EXPERT")->required()->type_name("L/E");
+
+  auto exported = std::make_shared<export_request>();
+  auto& exporting = verbs.verb(noun, "export-inputs",
+                               "Rows that went to a cold expert, to train it on: a sample that routers keep with "
+                               "troupe up --cold-reservoir-rows.",
+                               "  troupe expert export-inputs 3/17 --out 3-17.safetensors",
+                               [exported](const session& s) { return export_inputs_of(s, *exported); });
+  exporting.add_option("expert", exported->name, "LAYER/EXPERT")->required()->type_name("L/E");
+  exporting.add_option("--out", exported->out, "the safetensors file; replaced if it is there")
+      ->required()
+      ->type_name("FILE");
 
   const auto changing = [&](const std::string& verb, const std::string& help, const std::string& examples,
                             expert_action action) -> std::pair<CLI::App&, std::shared_ptr<change_request>> {

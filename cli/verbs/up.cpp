@@ -98,6 +98,8 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("policies", wanted.policies, running.policies);
   compare("prune-share", wanted.prune_share, running.prune_share);
   compare("cold-share", wanted.cold_share, running.cold_share);
+  compare("cold-reservoir-rows", wanted.cold_reservoir_rows, running.cold_reservoir_rows);
+  compare("explore-bias", wanted.explore_bias, running.explore_bias);
   compare("route-groups", wanted.route_groups, running.route_groups);
   compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
   compare("dtype", wanted.dtype, running.dtype);
@@ -333,6 +335,12 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->check(CLI::Range(0.0, 0.9));
   add_duration(verb, "--cold-stale-after", options.cold_stale_after,
                "a cold expert that got no other weights for so long is told of [48h]");
+  verb.add_option("--cold-reservoir-rows", options.cold_reservoir_rows,
+                  "inputs of each cold expert that a router keeps for training (troupe expert export-inputs) [0]")
+      ->check(CLI::Range(0U, limits::cold_reservoir_rows_max));
+  verb.add_option("--explore-bias", options.explore_bias,
+                  "an approximation: gate probability that a row may lose by trying a cold expert [0: none is tried]")
+      ->check(CLI::Range(0.0, limits::explore_bias_max));
   verb.add_option("--route-groups", options.route_groups,
                   "an approximation: rows choose inside the best of so many groups of experts only [off]");
   verb.add_option("--route-groups-kept", options.route_groups_kept, "how many groups a row chooses inside [2]");

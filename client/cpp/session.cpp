@@ -268,6 +268,7 @@ result<void> session::send(pending& call) {
   if (envelope.has_experts()) name(*envelope.mutable_experts());
   if (envelope.has_info()) name(*envelope.mutable_info());
   if (envelope.has_tokenize()) name(*envelope.mutable_tokenize());
+  if (envelope.has_inputs()) name(*envelope.mutable_inputs());
   wire::outgoing_message message;
   for (auto& tensor : call.asked.tensors) {
     const auto& view = tensor.view;
@@ -306,6 +307,7 @@ result<std::optional<answer>> session::await(pending& call) {
     }
     const auto id = envelope.has_layer()      ? envelope.layer().request_id()
                     : envelope.has_tokenize() ? envelope.tokenize().request_id()
+                    : envelope.has_inputs()   ? envelope.inputs().request_id()
                                               : envelope.info().request_id();
     // Answers to questions that were given up, or a second answer: late, and nobody's any more (faults.md W13).
     if (!envelope.has_failure() && !envelope.has_generate() && id == call.request_id) return got;

@@ -193,6 +193,9 @@ void control_loop::handle(const proto::CoordinatorToNode& message) {
     case body::kReportInventory:
       if (handlers_.on_inventory_request) handlers_.on_inventory_request();
       break;
+    case body::kCold:
+      if (message.cold().term() >= term_.value && handlers_.on_cold) handlers_.on_cold(message.cold());
+      break;
     case body::kQueryReply:
       handle_query_reply(message.query_reply());
       break;

@@ -23,6 +23,7 @@
 #include "common/wire/socket.hpp"
 
 namespace troupe::proto {
+class ColdExperts;
 class FreeSlot;
 class Inventory;
 class LoadExpert;
@@ -72,6 +73,8 @@ struct coordinator_link_handlers {
   std::function<void(const proto::FreeSlot&)> on_free;
   // Answer with report_inventory(). Also called after each join.
   std::function<void()> on_inventory_request;
+  // Routers: all experts that are cold now. Comes while stats say that they know of others.
+  std::function<void(const proto::ColdExperts&)> on_cold;
   // The answer to send_query(): the JSON document, or the error.
   std::function<void(std::uint64_t query_id, result<std::string> json)> on_query_reply;
   std::function<void(const coordinator_state&)> on_coordinator_state;
@@ -105,7 +108,7 @@ class coordinator_link {
   // Keeps the newest inventory and sends it, now or after the next join. Only `slots` is looked at: node, incarnation,
   // sequence and term are filled in here.
   void report_inventory(const proto::Inventory& inventory);
-  // Only `uptime_ms`, `resident_set_bytes`, `queue_rows` and `experts` are looked at. unavailable when not joined:
+  // All but `node` and `incarnation`, which are filled in here. unavailable when not joined:
   // report the same experts again next time; overloaded when limits::link_queue_max messages wait.
   result<void> send_stats(const proto::NodeStats& stats);
   // unavailable ("coordinator lost since ...") or overloaded, as above. An answer may be lost with the connection: wait

@@ -27,6 +27,7 @@ std::size_t request_state::add_terms(const std::vector<std::uint8_t>* marked) {
   for (std::uint32_t row = 0; row < input.rows; ++row) {
     if (marked != nullptr && (*marked)[row] == 0) continue;
     if (!routing.limited.empty() && routing.limited[row] != 0) flags[row] |= flag_substituted;
+    if (!routing.explored.empty() && routing.explored[row] != 0) flags[row] |= flag_substituted;
     for (std::size_t a = std::size_t{row} * routing.top_k; a < std::size_t{row + 1} * routing.top_k; ++a) {
       if (routing.expert_ids[a] < 0) continue;
       if (!routing.dropped.empty() && routing.dropped[a] != 0) {

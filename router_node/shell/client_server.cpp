@@ -6,7 +6,9 @@
 #include <spdlog/spdlog.h>
 
 #include "common/limits.hpp"
+#include "common/wire/keys.hpp"
 #include "proto/client_router.pb.h"
+#include "router_node/core/input_reservoir.hpp"
 #include "router_node/shell/generate_message.hpp"
 #include "router_node/shell/info_desk.hpp"
 #include "router_node/shell/layer_service.hpp"
@@ -99,8 +101,7 @@ void client_server::handle_message(std::size_t socket, wire::received& got, time
       if (!may_ask(to, {envelope.tokenize().request_id(), {}})) return;
       return streams_.tokenize(to, envelope.tokenize());
     case proto::ClientToRouter::kInputs:
-      return send_failure(to, envelope.inputs().request_id(),
-                          {errc::conflict, "this router keeps no inputs of cold experts"});
+      return on_inputs(to, got.user_id, envelope.inputs());
     case proto::ClientToRouter::BODY_NOT_SET:  // the parser has refused it
       return send_failure(to, 0, {errc::invalid_request, "body: not set"});
   }
@@ -261,6 +262,45 @@ void client_server::on_info(const address& to, const proto::InfoRequest& request
         send(to, envelope, wire::outgoing_message(to.kind));
       },
       now);
+}
+
+// Rows of other clients: for operators alone.
+void client_server::on_inputs(const address& to, const std::string& user, const proto::InputsRequest& request) {
+  const auto number = request.request_id();
+  if (!may_ask(to, {number, {}})) return;
+  if (!user.empty() && wire::role_of_user(user) != wire::peer_role::admin) {
+    return send_failure(to, number, {errc::permission_denied, fmt::format("the key of {} is no admin key", user)});
+  }
+  auto layer = plan_.find(request.layer());
+  if (!layer) return send_failure(to, number, layer.error());
+  const expert_id expert{(*layer)->id, request.expert()};
+  if (expert.index >= (*layer)->num_experts) {
+    return send_failure(to, number, {errc::unknown_expert, fmt::format("no expert {}", to_string(expert))});
+  }
+  if (!service_.keeps_inputs()) {
+    return send_failure(to, number,
+                        {errc::conflict, fmt::format("{} keeps no inputs of cold experts; start the cluster with "
+                                                     "troupe up --cold-reservoir-rows N",
+                                                     self_.name.value)});
+  }
+  const auto* found = service_.inputs_of(expert);
+  auto kept = std::make_shared<const kept_inputs>(found == nullptr ? kept_inputs{} : *found);
+  proto::RouterToClient envelope;
+  auto& reply = *envelope.mutable_inputs();
+  reply.set_request_id(number);
+  reply.set_epoch(kept->epoch.value);
+  reply.set_rows_seen(kept->rows_seen);
+  wire::outgoing_message message(to.kind);
+  const std::uint64_t rows = kept->gate_weights.size();
+  if (rows > 0) {
+    const std::array<std::uint64_t, 2> shape{rows, (*layer)->hidden};
+    auto fine = message.attach(*reply.mutable_hidden(), kept->type, shape, kept->rows, kept);
+    const std::array<std::uint64_t, 1> each{rows};
+    const auto weights = std::as_bytes(std::span(kept->gate_weights));
+    if (fine) fine = message.attach(*reply.mutable_gate_weights(), dtype::f32, each, weights, kept);
+    if (!fine) return send_failure(to, number, fine.error());
+  }
+  send(to, envelope, std::move(message));
 }
 
 // -- answers ------------------------------------------------------------------------------------------------------

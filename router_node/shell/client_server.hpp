@@ -29,6 +29,7 @@ class ExpertsRequest;
 class GenerateRequest;
 class Hello;
 class InfoRequest;
+class InputsRequest;
 class LayerRequest;
 class RouterToClient;
 }  // namespace troupe::proto
@@ -68,6 +69,8 @@ class client_server final : private client_door {
   void on_experts(const address& to, const proto::ExpertsRequest& request, wire::incoming_message message,
                   time_point now);
   void on_info(const address& to, const proto::InfoRequest& request, time_point now);
+  // `user`: of the connection's key; empty on ipc, where the folder's mode says who may come.
+  void on_inputs(const address& to, const std::string& user, const proto::InputsRequest& request);
 
   void on_generate(const address& to, std::string user, const proto::GenerateRequest& request, time_point now);
 

@@ -69,16 +69,18 @@ http::response json_answer(const nlohmann::json& document) {
 }
 
 std::vector<http::route> model_routes(const model::description& model, std::uint32_t context_tokens,
-                                      const model::group_limit& limit, std::function<std::uint64_t()> count_masked) {
+                                      const model::group_limit& limit, double explore_bias,
+                                      std::function<std::uint64_t()> count_masked) {
   const auto created =
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   nlohmann::json entry{{"id", model.name}, {"object", "model"}, {"created", created}, {"owned_by", "troupe"}};
   if (context_tokens > 0) entry["max_model_len"] = context_tokens;
   // A model without some of its experts, or with another gate, is another model, and says so.
-  const auto now = [entry, limit, count = std::move(count_masked)] {
+  const auto now = [entry, limit, explore_bias, count = std::move(count_masked)] {
     auto document = entry;
     document["troupe"] = {{"masked_experts", count()}};
     if (limit.groups != 0) document["troupe"]["route_groups"] = {{"groups", limit.groups}, {"kept", limit.kept}};
+    if (explore_bias > 0) document["troupe"]["explore_bias"] = explore_bias;
     return document;
   };
   return {{"GET", "/v1/models", 0,
@@ -141,8 +143,8 @@ std::string write_layer_body(const layer_answer& answer) {
 
 std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model, layer_gateway& gateway,
                                       std::uint32_t context_tokens, const model::group_limit& limit,
-                                      std::function<std::uint64_t()> count_masked) {
-  auto routes = model_routes(model, context_tokens, limit, std::move(count_masked));
+                                      double explore_bias, std::function<std::uint64_t()> count_masked) {
+  auto routes = model_routes(model, context_tokens, limit, explore_bias, std::move(count_masked));
   routes.push_back({"POST", "/v1/layers/{layer}", limits::http_layer_body_bytes_max,
                     [&plan, &gateway](http::request request, const std::shared_ptr<http::exchange>& exchange) {
                       handle_layer(plan, gateway, std::move(request), exchange);

@@ -44,11 +44,11 @@ struct field_error {
 [[nodiscard]] std::string write_layer_body(const layer_answer& answer);
 
 // `plan`, `gateway` and `model` outlive the server. `context_tokens`: what prompt and answer may have together, of
-// models that answer with text; 0 otherwise. `limit`: what approximates the model's routing. `count_masked`: experts
-// that no row may choose now; any thread.
+// models that answer with text; 0 otherwise. `limit` and `explore_bias`: what approximates the model's routing.
+// `count_masked`: experts that no row may choose now; any thread.
 [[nodiscard]] std::vector<http::route> layer_routes(const model_plan& plan, const model::description& model,
                                                     layer_gateway& gateway, std::uint32_t context_tokens,
-                                                    const model::group_limit& limit,
+                                                    const model::group_limit& limit, double explore_bias,
                                                     std::function<std::uint64_t()> count_masked);
 
 }  // namespace troupe::router

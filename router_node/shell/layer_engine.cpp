@@ -79,12 +79,12 @@ std::vector<float> layer_engine::logits(const layer_plan& layer, const float* x,
 }
 
 result<model::routing> layer_engine::choose(const layer_plan& layer, std::span<const float> logits,
-                                            model::expert_mask mask) const {
+                                            model::expert_mask mask, const model::exploration& exploring) const {
   const auto& weights = state_->layers[layer.place];
   if (weights.limited) {
     return model::choose_limited(weights.gate, *weights.limited, weights.correction_bias, logits, mask);
   }
-  return model::choose_experts(weights.gate, weights.correction_bias, logits, mask);
+  return model::choose_experts(weights.gate, weights.correction_bias, logits, mask, exploring);
 }
 
 model::masked_load layer_engine::look_behind_mask(const layer_plan& layer, std::span<const float> logits,

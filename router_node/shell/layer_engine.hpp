@@ -31,8 +31,9 @@ class layer_engine {
 
   // x [rows, H] f32 -> logits [rows, N].
   [[nodiscard]] std::vector<float> logits(const layer_plan& layer, const float* x, std::uint32_t rows) const;
+  // `exploring`: not together with a group limit, which has no use for it.
   [[nodiscard]] result<model::routing> choose(const layer_plan& layer, std::span<const float> logits,
-                                              model::expert_mask mask) const;
+                                              model::expert_mask mask, const model::exploration& exploring = {}) const;
   // What the rows lose by the mask. @pre !mask.empty()
   [[nodiscard]] model::masked_load look_behind_mask(const layer_plan& layer, std::span<const float> logits,
                                                     model::expert_mask mask) const;

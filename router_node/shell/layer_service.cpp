@@ -6,6 +6,7 @@
 #include <spdlog/spdlog.h>
 
 #include "common/limits.hpp"
+#include "router_node/core/input_reservoir.hpp"
 #include "router_node/shell/layer_engine.hpp"
 #include "router_node/shell/load_recorder.hpp"
 #include "router_node/shell/router_metrics.hpp"
@@ -47,6 +48,8 @@ layer_service::layer_service(const model_plan& plan, layer_engine& engine, const
       engine_(engine),
       environment_(links),
       metrics_(metrics),
+      cold_(plan.layers().size()),
+      jobs_(plan.layers().size()),
       // Begins at a random place, so that answers to an earlier process of this name are foreign.
       dispatcher_(random, request_id{random() >> 16}) {}
 
@@ -72,6 +75,7 @@ std::optional<request_id> layer_service::submit(layer_job job, time_point now) {
   p->job = std::move(job);
   p->rows = rows;
   p->hosts_of_row.resize(rows);
+  ++jobs_[p->job.layer->place];
   auto request = prepare(*p);
   if (request && recorder_ != nullptr) recorder_->count(p->job.layer->place, request->routing.expert_ids);
   auto id = request ? dispatcher_.submit(std::move(*request), now) : result<request_id>(fail(request.error()));
@@ -128,10 +132,11 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
     return request;
   }
   p.logits = engine_.logits(layer, p.x, p.rows);
-  auto chosen = engine_.choose(layer, p.logits, present);
+  auto chosen = engine_.choose(layer, p.logits, present, exploration_of(layer));
   if (!chosen) return fail(chosen.error());
   request.routing = std::move(*chosen);
   metrics_.on_limited(layer.place, request.routing);
+  metrics_.on_explored(layer.place, request.routing);
   request.mask = present;
   if (!present.empty()) {
     metrics_.on_masked(layer.place, engine_.look_behind_mask(layer, p.logits, present), p.rows);
@@ -141,6 +146,46 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
   };
   return request;
 }
+
+// -- cold experts -------------------------------------------------------------------------------------------------
+
+void layer_service::use_cold(const std::vector<expert_id>& cold) {
+  for (auto& mask : cold_) mask.clear();
+  for (const auto& expert : cold) {
+    const auto* layer = plan_.find(expert.layer);
+    if (layer == nullptr || expert.index >= layer->num_experts) continue;
+    auto& mask = cold_[layer->place];
+    mask.resize(layer->num_experts);
+    mask[expert.index] = 1;
+  }
+  if (reservoir_ != nullptr) reservoir_->watch(cold);
+}
+
+model::exploration layer_service::exploration_of(const layer_plan& layer) const {
+  if (explore_bias_ <= 0) return {};
+  return {cold_[layer.place], explore_bias_};
+}
+
+// Of what was answered: by the experts that it was answered with.
+void layer_service::keep_inputs_of(const pending& p, const layer_result& result) {
+  if (reservoir_ == nullptr || !reservoir_->watches(p.job.layer->id)) return;
+  const auto bytes = std::size_t{p.rows} * p.source.hidden * bytes_per_element(p.source.type);
+  reservoir_->offer({.layer = p.job.layer->id,
+                     .matrix = {p.source.matrix, bytes},
+                     .rows = p.rows,
+                     .type = p.source.type,
+                     .routing = result.routing,
+                     .flags = result.flags,
+                     .epoch = result.epoch});
+}
+
+const kept_inputs* layer_service::inputs_of(const expert_id& expert) const {
+  return reservoir_ == nullptr ? nullptr : reservoir_->find(expert);
+}
+
+bool layer_service::keeps_inputs() const { return reservoir_ != nullptr && reservoir_->is_on(); }
+
+std::uint64_t layer_service::batches() const { return jobs_.empty() ? 0 : std::ranges::max(jobs_); }
 
 void layer_service::cancel(request_id id) {
   if (pending_.erase(id.value) == 0) return;
@@ -298,6 +343,7 @@ void layer_service::finish(finished_request finished) {
     metrics_.on_request(finished, std::chrono::duration<double>(now_ - p->job.arrived).count());
   }
   if (auto* reason = std::get_if<error>(&finished.outcome)) return p->job.done(fail(std::move(*reason)));
+  keep_inputs_of(*p, std::get<layer_result>(finished.outcome));
   if (p->shared_failed) return p->job.done(fail(errc::internal, "the shared expert could not be computed"));
   p->job.done(make_answer(*p, std::get<layer_result>(finished.outcome)));
 }
@@ -330,6 +376,7 @@ std::shared_ptr<const layer_answer> layer_service::make_answer(pending& p, layer
 
 void layer_service::refresh_metrics(double seconds_passed) {
   if (recorder_ != nullptr) recorder_->pass(seconds_passed);
+  if (reservoir_ != nullptr) metrics_.on_cold_inputs(reservoir_->rows_kept(), reservoir_->bytes_kept());
   auto total = gone_;
   for (const auto& [name, link] : links_) {
     total.bytes_out += link->traffic().bytes_out;

@@ -21,6 +21,8 @@
 namespace troupe::router {
 
 class layer_engine;
+class input_reservoir;
+struct kept_inputs;
 class load_recorder;
 class router_metrics;
 
@@ -33,6 +35,12 @@ class layer_service : private link_listener {
 
   // From now on; borrowed, outlives the service. nullptr: nobody writes loads down.
   void record_loads(load_recorder* recorder) { recorder_ = recorder; }
+  // From now on; borrowed, outlives the service. nullptr: no inputs of cold experts are kept.
+  void keep_inputs(input_reservoir* reservoir) { reservoir_ = reservoir; }
+  // What a row may lose by trying a cold expert (model::exploration); 0: none is tried.
+  void explore(float bias) { explore_bias_ = bias; }
+  // All experts that are cold from now on.
+  void use_cold(const std::vector<expert_id>& cold);
 
   // Takes the job and answers through job.done, now or later, exactly once. The number names it for cancel();
   // nullopt when it is over already.
@@ -54,6 +62,11 @@ class layer_service : private link_listener {
   // Answers everything that is still open with this error.
   void abort_all(const error& reason);
 
+  // What is kept of a cold expert's inputs; nullptr: nothing, and nothing will be while it is not cold.
+  [[nodiscard]] const kept_inputs* inputs_of(const expert_id& expert) const;
+  [[nodiscard]] bool keeps_inputs() const;
+  // How often rows went through the busiest layer together, since the start.
+  [[nodiscard]] std::uint64_t batches() const;
   [[nodiscard]] std::size_t requests_in_flight() const { return dispatcher_.requests_in_flight(); }
   [[nodiscard]] const std::shared_ptr<const cluster_map>& map() const { return dispatcher_.hosts().map(); }
   // Expert hosts that the map counts on, and how many of them have a link.
@@ -77,6 +90,8 @@ class layer_service : private link_listener {
   void send(const outgoing_call& call, time_point now);
   void compute_shared();
   void finish(finished_request finished);
+  [[nodiscard]] model::exploration exploration_of(const layer_plan& layer) const;
+  void keep_inputs_of(const pending& p, const layer_result& result);
   [[nodiscard]] std::shared_ptr<const layer_answer> make_answer(pending& p, layer_result& result) const;
 
   const model_plan& plan_;
@@ -84,6 +99,10 @@ class layer_service : private link_listener {
   const link_environment& environment_;
   router_metrics& metrics_;
   load_recorder* recorder_{};
+  input_reservoir* reservoir_{};
+  float explore_bias_{};
+  std::vector<std::vector<std::uint8_t>> cold_;  // by layer_plan::place: [N], 1: cold; empty: none is
+  std::vector<std::uint64_t> jobs_;              // by layer_plan::place, since the start
   dispatcher dispatcher_;
   std::map<node_id, std::unique_ptr<expert_link>> links_;
   bool links_changed_{};

@@ -24,6 +24,7 @@
 #include "common/wire/shared_memory.hpp"
 #include "model/checkpoint.hpp"
 #include "proto/node_coordinator.pb.h"
+#include "router_node/core/input_reservoir.hpp"
 #include "router_node/shell/layer_engine.hpp"
 #include "router_node/shell/load_recorder.hpp"
 #include "router_node/shell/loop_actor.hpp"
@@ -62,6 +63,17 @@ result<void> validate(const router_options& options) {
   if (options.record_seconds == 0) {
     return fail(errc::invalid_request, "--record-trace-seconds 0: a step lasts at least one second");
   }
+  if (options.cold_reservoir_rows > limits::cold_reservoir_rows_max) {
+    return fail(errc::invalid_request, fmt::format("--cold-reservoir-rows {}: at most {}", options.cold_reservoir_rows,
+                                                   limits::cold_reservoir_rows_max));
+  }
+  if (!(options.explore_bias >= 0 && options.explore_bias <= limits::explore_bias_max)) {
+    return fail(errc::invalid_request,
+                fmt::format("--explore-bias {}: from 0 to {}", options.explore_bias, limits::explore_bias_max));
+  }
+  if (options.explore_bias > 0 && options.groups.groups != 0) {
+    return fail(errc::conflict, "--explore-bias and --route-groups: one approximation at a time; leave one out");
+  }
   return {};
 }
 
@@ -88,7 +100,7 @@ class router::impl {
   [[nodiscard]] std::vector<http::route> text_refusals() const;
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
-  void report_masked();
+  void report_stats();
   [[nodiscard]] result<void> ask_coordinator(std::uint64_t query_id, info_kind kind, const std::string& layer);
   [[nodiscard]] std::vector<http::check> readiness();
   [[nodiscard]] std::string cluster_id();
@@ -109,7 +121,8 @@ class router::impl {
   std::unique_ptr<text_service> texts_;  // nullptr: layers only
   error no_texts_;                       // why
   std::unique_ptr<router_metrics> metrics_;
-  std::unique_ptr<load_recorder> recorder_;  // none: loads are not written down
+  std::unique_ptr<load_recorder> recorder_;     // none: loads are not written down
+  std::unique_ptr<input_reservoir> reservoir_;  // none: no inputs of cold experts are kept
   http::metrics_registry registry_;
   router_identity identity_;
   link_environment links_;
@@ -153,6 +166,14 @@ result<void> router::impl::open_model() {
         {.file = options_.record_trace, .window = std::chrono::seconds{options_.record_seconds}}, plan_);
     if (!recorder) return fail(recorder.error());
     recorder_ = std::move(*recorder);
+  }
+  if (options_.cold_reservoir_rows > 0) {
+    reservoir_ = std::make_unique<input_reservoir>(options_.cold_reservoir_rows, limits::cold_reservoir_bytes_max,
+                                                   std::mt19937_64{std::random_device{}()});
+  }
+  if (options_.explore_bias == 0) return open_texts();
+  for (const auto& layer : checkpoint_->model().layers) {
+    if (auto may = model::check_exploration(layer.gate); !may) return may;
   }
   return open_texts();
 }
@@ -220,6 +241,8 @@ result<void> router::impl::start_loop() {
       .links = &links_,
       .metrics = metrics_.get(),
       .recorder = recorder_.get(),
+      .reservoir = reservoir_.get(),
+      .explore_bias = static_cast<float>(options_.explore_bias),
       .ask_coordinator = [this](std::uint64_t id, info_kind kind,
                                 const std::string& layer) { return ask_coordinator(id, kind, layer); },
       .acknowledge =
@@ -231,7 +254,7 @@ result<void> router::impl::start_loop() {
           [this] {
             if (texts_) texts_->forget_prefixes();
           },
-      .report = [this] { report_masked(); },
+      .report = [this] { report_stats(); },
       .seed = std::random_device{}()};
   loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
@@ -284,8 +307,9 @@ result<std::vector<http::route>> router::impl::client_routes() {
   if (auto safe = http::check_exposure(options_.http, !options_.api_keys.empty(), options_.no_auth); !safe) {
     return fail(safe.error());
   }
-  auto routes = layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
-                             options_.groups, [loop = loop_] { return loop->health().masked.load(); });
+  auto routes =
+      layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
+                   options_.groups, options_.explore_bias, [loop = loop_] { return loop->health().masked.load(); });
   for (auto& route : texts_ ? texts_->routes() : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;
   auto keys = http::api_keys::open(options_.api_keys);
@@ -321,8 +345,9 @@ result<void> router::impl::start_link() {
   return {};
 }
 
-// So that the coordinator knows what the experts that are not there would be good for.
-void router::impl::report_masked() {
+// So that the coordinator knows what the experts that are not there would be good for, how much goes on, and which cold
+// experts this router knows of.
+void router::impl::report_stats() {
   proto::NodeStats stats;
   for (const auto& total : metrics_->masked_totals()) {
     auto& line = *stats.add_experts();
@@ -331,7 +356,8 @@ void router::impl::report_masked() {
     line.set_masked_rows_total(total.rows);
     line.set_masked_mass_total(total.mass);
   }
-  if (stats.experts().empty()) return;
+  if (reservoir_ || options_.explore_bias > 0) stats.set_cold_fingerprint(loop_->health().cold_fingerprint);
+  stats.set_batches_total(loop_->health().batches);
   stats.set_resident_set_bytes(daemon::resident_set_bytes());
   std::lock_guard lock(link_mutex_);
   if (link_) (void)link_->send_stats(stats);  // totals: the next report says it again
@@ -340,6 +366,11 @@ void router::impl::report_masked() {
 node::coordinator_link_handlers router::impl::link_handlers() {
   node::coordinator_link_handlers handlers;
   handlers.on_map = [this](std::shared_ptr<const cluster_map> map) { loop_->use_map(std::move(map)); };
+  handlers.on_cold = [this](const proto::ColdExperts& news) {
+    std::vector<expert_id> cold;
+    for (const auto& expert : news.experts()) cold.push_back({{expert.layer()}, expert.expert()});
+    loop_->use_cold(news.fingerprint(), std::move(cold));
+  };
   handlers.on_query_reply = [this](std::uint64_t id, result<std::string> json) {
     loop_->on_coordinator_reply(id, std::move(json));
   };

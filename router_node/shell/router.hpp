@@ -23,20 +23,22 @@ struct router_options {
   std::string version{"0.1.0"};
   std::string commit;
   node_id name{"router-0"};
-  std::filesystem::path data_dir;      // keys
-  std::filesystem::path run_dir;       // ipc sockets
-  std::filesystem::path model;         // folder of the checkpoint
-  std::string http;                    // empty: none
-  std::string type{"auto"};            // auto, f32, bf16
-  std::uint32_t threads{1};            // for attention and shared experts
-  std::uint64_t kv_bytes{};            // for keys and values of running texts; 0: chosen from the model
-  std::filesystem::path api_keys;      // file of keys that HTTP clients must show; empty: none are asked for
-  bool no_auth{};                      // HTTP beyond loopback without keys
-  std::string coordinator;             // control address; empty: the ipc socket in run_dir
-  model::group_limit groups{};         // a row's choice is limited to some groups of experts; none: as the family says
-  std::filesystem::path record_trace;  // CSV file of loads; empty: none
-  std::uint32_t record_seconds{60};    // of one step in it
-  std::vector<std::string> listen;     // client addresses; empty: the ipc socket in run_dir
+  std::filesystem::path data_dir;       // keys
+  std::filesystem::path run_dir;        // ipc sockets
+  std::filesystem::path model;          // folder of the checkpoint
+  std::string http;                     // empty: none
+  std::string type{"auto"};             // auto, f32, bf16
+  std::uint32_t threads{1};             // for attention and shared experts
+  std::uint64_t kv_bytes{};             // for keys and values of running texts; 0: chosen from the model
+  std::filesystem::path api_keys;       // file of keys that HTTP clients must show; empty: none are asked for
+  bool no_auth{};                       // HTTP beyond loopback without keys
+  std::string coordinator;              // control address; empty: the ipc socket in run_dir
+  model::group_limit groups{};          // a row's choice is limited to some groups of experts; none: as the family says
+  std::filesystem::path record_trace;   // CSV file of loads; empty: none
+  std::uint32_t record_seconds{60};     // of one step in it
+  std::uint32_t cold_reservoir_rows{};  // inputs kept per cold expert; 0: none
+  double explore_bias{};            // gate probability that a row may lose by trying a cold expert; 0: none is tried
+  std::vector<std::string> listen;  // client addresses; empty: the ipc socket in run_dir
 };
 
 // invalid_request naming the flag.

@@ -26,6 +26,8 @@ router_loop::router_loop(loop_settings settings, std::vector<wire::socket> clien
       clients_(std::move(clients), *settings_.self, *settings_.plan, service_, desk_, *settings_.metrics, random_(),
                [this] { inbox_.signal().wake(); }) {
   service_.record_loads(settings_.recorder);
+  service_.keep_inputs(settings_.reservoir);
+  service_.explore(settings_.explore_bias);
 }
 
 router_loop::~router_loop() = default;
@@ -74,6 +76,7 @@ void router_loop::refresh(time_point now) {
   const std::chrono::duration<double> passed = now - refreshed_;
   refreshed_ = now;
   service_.refresh_metrics(passed.count());
+  health_.batches = service_.batches();
   if (settings_.report) settings_.report();
 }
 
@@ -125,6 +128,11 @@ void router_loop::obey(new_map&& order, time_point now) {
 
 void router_loop::obey(coordinator_reply&& order, time_point) { desk_.on_reply(order.query_id, std::move(order.json)); }
 
+void router_loop::obey(cold_news&& order, time_point) {
+  service_.use_cold(order.cold);
+  health_.cold_fingerprint = order.fingerprint;
+}
+
 void router_loop::obey(new_text&& order, time_point) { clients_.streams().use(std::move(order.text)); }
 
 void router_loop::obey(close_order&&, time_point) { clients_.close(); }
@@ -148,6 +156,10 @@ void router_loop::use_map(std::shared_ptr<const cluster_map> map) { inbox_.put_a
 
 void router_loop::on_coordinator_reply(std::uint64_t query_id, result<std::string> json) {
   inbox_.put_always(coordinator_reply{query_id, std::move(json)});
+}
+
+void router_loop::use_cold(std::uint64_t fingerprint, std::vector<expert_id> cold) {
+  inbox_.put_always(cold_news{fingerprint, std::move(cold)});
 }
 
 void router_loop::use_text(client_streams::text_or_reason text) { inbox_.put_always(new_text{std::move(text)}); }

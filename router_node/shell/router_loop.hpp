@@ -26,6 +26,7 @@
 
 namespace troupe::router {
 
+class input_reservoir;
 class layer_engine;
 class load_recorder;
 class router_metrics;
@@ -36,7 +37,9 @@ struct loop_settings {
   const router_identity* self{};
   const link_environment* links{};
   router_metrics* metrics{};
-  load_recorder* recorder{};  // none: loads are not written down
+  load_recorder* recorder{};     // none: loads are not written down
+  input_reservoir* reservoir{};  // none: no inputs of cold experts are kept
+  float explore_bias{};          // of layer_service::explore
   info_desk::ask_coordinator ask_coordinator;
   // This map is in use, and no older one. Called on the router's thread.
   std::function<void(term_number, epoch_number)> acknowledge;
@@ -52,9 +55,11 @@ struct loop_health {
   std::atomic<std::uint64_t> epoch{};         // 0: no map yet
   std::atomic<std::uint32_t> hosts_wanted{};  // expert hosts of the map
   std::atomic<std::uint32_t> hosts_ready{};
-  std::atomic<std::uint64_t> unroutable{};  // experts of the map without a replica
-  std::atomic<std::uint64_t> masked{};      // experts that no row may choose: pruned, or not added yet
-  std::atomic<bool> is_other_model{};       // the cluster serves another checkpoint than this router has
+  std::atomic<std::uint64_t> unroutable{};        // experts of the map without a replica
+  std::atomic<std::uint64_t> masked{};            // experts that no row may choose: pruned, or not added yet
+  std::atomic<std::uint64_t> cold_fingerprint{};  // of the newest news of cold experts
+  std::atomic<std::uint64_t> batches{};           // layer_service::batches
+  std::atomic<bool> is_other_model{};             // the cluster serves another checkpoint than this router has
 };
 
 class router_loop final : public layer_gateway {
@@ -73,6 +78,8 @@ class router_loop final : public layer_gateway {
   void cancel(std::uint64_t number) override;
   void use_map(std::shared_ptr<const cluster_map> map);
   void on_coordinator_reply(std::uint64_t query_id, result<std::string> json);
+  // All experts that are cold from now on.
+  void use_cold(std::uint64_t fingerprint, std::vector<expert_id> cold);
   // Where clients over ZeroMQ get text, or why there is none.
   void use_text(client_streams::text_or_reason text);
   // Clients over ZeroMQ are sent elsewhere with what they ask from now on.
@@ -96,6 +103,10 @@ class router_loop final : public layer_gateway {
     std::uint64_t query_id{};
     result<std::string> json;
   };
+  struct cold_news {
+    std::uint64_t fingerprint{};
+    std::vector<expert_id> cold;
+  };
   struct new_text {
     client_streams::text_or_reason text;
   };
@@ -103,12 +114,14 @@ class router_loop final : public layer_gateway {
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, new_text, close_order, stop_order>;
+  using item =
+      std::variant<new_job, cancelled_job, new_map, coordinator_reply, cold_news, new_text, close_order, stop_order>;
 
   void obey(new_job&& order, time_point now);
   void obey(cancelled_job&& order, time_point now);
   void obey(new_map&& order, time_point now);
   void obey(coordinator_reply&& order, time_point now);
+  void obey(cold_news&& order, time_point now);
   void obey(new_text&& order, time_point now);
   void obey(close_order&& order, time_point now);
   void obey(stop_order&& order, time_point now);

@@ -89,6 +89,15 @@ void router_metrics::on_spread(std::uint32_t place, std::span<const std::uint32_
   layer.messages_per_request.observe(messages);
 }
 
+void router_metrics::on_explored(std::uint32_t place, const model::routing& routing) {
+  layers_[place]->explored_rows.add(static_cast<double>(std::ranges::count(routing.explored, std::uint8_t{1})));
+}
+
+void router_metrics::on_cold_inputs(std::uint64_t rows, std::uint64_t bytes) {
+  cold_rows_.set(static_cast<double>(rows));
+  cold_bytes_.set(static_cast<double>(bytes));
+}
+
 std::vector<router_metrics::masked_total> router_metrics::masked_totals() const {
   std::vector<masked_total> totals;
   for (const auto& layer : layers_) {
@@ -203,6 +212,8 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
                                "Calls to expert hosts: one per host and layer of a request, and retries.", counter};
   http::metric_family limited{"moe_group_limited_rows_total",
                               "Rows that chose other experts because they choose in some groups only.", counter};
+  http::metric_family explored{"moe_explored_rows_total", "Rows that tried a cold expert instead of their last choice.",
+                               counter};
   http::metric_family row_hosts{"moe_dispatch_nodes_per_row",
                                 "Expert hosts that a row was sent to; a retry or hedge counts again.", histogram};
   http::metric_family calls_made{"moe_dispatch_messages_per_request",
@@ -223,13 +234,14 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
     latency.add({label}, layer->latency);
     messages.add({label}, layer->messages.value());
     limited.add({label}, layer->limited_rows.value());
+    explored.add({label}, layer->explored_rows.value());
     row_hosts.add({label}, layer->hosts_per_row);
     calls_made.add({label}, layer->messages_per_request);
     spread.add({label}, layer->entropy.value());
     ratio.add({label}, layer->imbalance.value());
   }
-  for (auto* family :
-       {&calls, &tokens, &mass, &masked, &latency, &messages, &limited, &row_hosts, &calls_made, &spread, &ratio})
+  for (auto* family : {&calls, &tokens, &mass, &masked, &latency, &messages, &limited, &explored, &row_hosts,
+                       &calls_made, &spread, &ratio})
     families.push_back(std::move(*family));
 }
 
@@ -274,6 +286,9 @@ void router_metrics::collect_totals(std::vector<http::metric_family>& families) 
   append(families, "moe_requests_waiting", "Requests that wait for a replica.", gauge, {{{}, waiting_.value()}});
   append(families, "moe_replay_cache_bytes", "Answers that are kept for requests that clients repeat.", gauge,
          {{{}, replay_cache_bytes_.value()}});
+  append(families, "moe_cold_inputs_rows", "Rows of cold experts that are kept for training.", gauge,
+         {{{}, cold_rows_.value()}});
+  append(families, "moe_cold_inputs_bytes", "Memory that is set aside for them.", gauge, {{{}, cold_bytes_.value()}});
   http::metric_family duration{"moe_request_duration_seconds", "From a layer request to its answer.", histogram};
   duration.add({{"stage", "layer"}}, duration_);
   families.push_back(std::move(duration));

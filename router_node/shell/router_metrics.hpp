@@ -29,6 +29,9 @@ class router_metrics {
   void on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows);
   // Rows were gated; those that a group limit changed are counted.
   void on_limited(std::uint32_t place, const model::routing& routing);
+  // Rows were gated; those that tried a cold expert are counted.
+  void on_explored(std::uint32_t place, const model::routing& routing);
+  void on_cold_inputs(std::uint64_t rows, std::uint64_t bytes);
   // A job of one layer was answered: how many calls took each row along, and how many calls there were.
   void on_spread(std::uint32_t place, std::span<const std::uint32_t> hosts_of_row, std::uint32_t messages);
   // What masks have cost since the start, of experts that were masked at some time.
@@ -66,6 +69,7 @@ class router_metrics {
     http::histogram latency{http::latency_bounds()};
     http::counter messages;
     http::counter limited_rows;
+    http::counter explored_rows;
     http::histogram hosts_per_row;
     http::histogram messages_per_request;
     http::gauge entropy;
@@ -88,6 +92,7 @@ class router_metrics {
   http::gauge bytes_out_, bytes_in_, reconnects_;
   http::gauge running_, waiting_;
   http::gauge replay_cache_bytes_;
+  http::gauge cold_rows_, cold_bytes_;
   http::gauge retries_, timed_out_, refused_, lost_, late_, repeated_, foreign_;
   http::gauge hedges_won_, hedges_lost_, hedges_abandoned_, hedges_denied_;
   struct host_gauge {

@@ -26,7 +26,7 @@ class layer_over_http : public router_test {
     add_host("expert-0");
     publish({{"expert-0"}});
     await_links(1);
-    server_ = must(http::server::start({}, layer_routes(plan_, checkpoint_->model(), *loop_, 0, {},
+    server_ = must(http::server::start({}, layer_routes(plan_, checkpoint_->model(), *loop_, 0, {}, 0,
                                                         [this] { return loop_->health().masked.load(); })));
     http_ = std::make_unique<http_client>(server_->port());
   }

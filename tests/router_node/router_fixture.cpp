@@ -67,6 +67,11 @@ client_reply test_client::receive() {
       reply.weights = values_of<float>(must(message.tensor(layer.expert_weights(), "expert_weights")));
       reply.flags = values_of<std::uint8_t>(must(message.tensor(layer.flags(), "flags")));
     }
+    if (reply.envelope.has_inputs() && reply.envelope.inputs().has_hidden()) {
+      const auto& inputs = reply.envelope.inputs();
+      reply.output = floats_of(must(message.tensor(inputs.hidden(), "hidden")));
+      reply.weights = values_of<float>(must(message.tensor(inputs.gate_weights(), "gate_weights")));
+    }
     return reply;
   }
   ADD_FAILURE() << "the router does not answer";
@@ -156,6 +161,8 @@ void router_test::start(const std::string& family, dtype wire) {
       .self = &identity_,
       .links = &environment_,
       .metrics = metrics_.get(),
+      .reservoir = reservoir_.get(),
+      .explore_bias = explore_bias_,
       .ask_coordinator = [this](std::uint64_t id, info_kind kind, const std::string& layer) -> result<void> {
         if (coordinator_) return coordinator_(id, kind, layer);
         return fail(errc::unavailable, "coordinator lost since yesterday");

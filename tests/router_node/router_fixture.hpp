@@ -17,6 +17,7 @@
 #include "common/wire/socket.hpp"
 #include "model/checkpoint.hpp"
 #include "proto/client_router.pb.h"
+#include "router_node/core/input_reservoir.hpp"
 #include "router_node/shell/layer_engine.hpp"
 #include "router_node/shell/router_loop.hpp"
 #include "router_node/shell/router_metrics.hpp"
@@ -95,6 +96,8 @@ class router_test : public ::testing::Test {
   model_plan plan_;
   std::unique_ptr<layer_engine> engine_;
   std::unique_ptr<router_metrics> metrics_;
+  std::unique_ptr<input_reservoir> reservoir_;  // what start() gives to the loop
+  float explore_bias_{};                        // the same
   router_identity identity_;
   link_environment environment_;
   std::unique_ptr<router_loop> loop_;
