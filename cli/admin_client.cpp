@@ -206,14 +206,15 @@ result<json> admin_client::refresh(const std::string& folder, const std::string&
   return answer;
 }
 
-result<json> admin_client::schedule(std::chrono::milliseconds every, const std::string& folder, bool paused,
-                                    bool dry_run) {
+result<json> admin_client::schedule(const schedule_command& command) {
   proto::AdminRequest request;
   auto& body = *request.mutable_schedule();
-  body.set_every_ms(static_cast<std::uint64_t>(every.count()));
-  body.set_folder(folder);
-  body.set_paused(paused);
-  body.set_dry_run(dry_run);
+  body.set_every_ms(static_cast<std::uint64_t>(command.every.count()));
+  body.set_every_batches(command.every_batches);
+  body.set_max_moves(command.moves_max);
+  body.set_folder(command.folder);
+  body.set_paused(command.paused);
+  body.set_dry_run(command.dry_run);
   return state_->ask_for_document(request);
 }
 

@@ -47,6 +47,16 @@ struct expert_command {
   bool dry_run{};
 };
 
+// When a folder is looked into again and again. Neither time nor batches: no longer.
+struct schedule_command {
+  std::chrono::milliseconds every{};
+  std::uint64_t every_batches{};
+  std::uint32_t moves_max{};  // replicas that move each time to even out the loads
+  std::string folder{};
+  bool paused{};  // only that; the rest is ignored
+  bool dry_run{};
+};
+
 class admin_client {
  public:
   // Connects and shakes hands. unavailable when the coordinator does not answer within the timeout; wrong_version and
@@ -66,9 +76,7 @@ class admin_client {
   // invalid_request, corrupt and the like say what is wrong with the folder.
   [[nodiscard]] result<json> refresh(const std::string& folder, const std::string& layer, bool dry_run,
                                      std::chrono::milliseconds timeout);
-  // `every` 0: no longer. `paused`: only that; the rest is ignored.
-  [[nodiscard]] result<json> schedule(std::chrono::milliseconds every, const std::string& folder, bool paused,
-                                      bool dry_run);
+  [[nodiscard]] result<json> schedule(const schedule_command& command);
   // On which nodes each of these experts is to be.
   [[nodiscard]] result<json> apply(const std::map<expert_id, std::vector<std::string>>& places, bool dry_run);
   [[nodiscard]] result<json> roll_back(std::uint64_t epoch, bool dry_run);

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
+#include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
 
@@ -52,6 +53,8 @@ result<exit_code> now(const session& s, const refresh_request& request) {
 struct schedule_request {
   std::string folder;
   std::chrono::milliseconds every{-1};  // not given
+  std::uint64_t every_batches{};
+  std::uint32_t moves_max{};
 };
 
 result<exit_code> show_schedule(const session& s) {
@@ -63,31 +66,60 @@ result<exit_code> show_schedule(const session& s) {
     if (!s.prints_pages()) s.print(json::object(), {.items = "", .columns = {}, .name = ""});
     return exit_code::ok;
   }
-  s.print(schedule,
-          {.items = "",
-           .columns = {{"FROM", "from"}, {"EVERY SECONDS", "every_seconds"}, {"STATE", "state"}, {"LAST", "last"}},
-           .name = "{from}",
-           .vertical = true});
+  s.print(schedule, {.items = "",
+                     .columns = {{"FROM", "from"},
+                                 {"EVERY SECONDS", "every_seconds"},
+                                 {"EVERY BATCHES", "every_batches", cell::count},
+                                 {"MAX MOVES", "max_moves", cell::count},
+                                 {"STATE", "state"},
+                                 {"LAST", "last"}},
+                     .name = "{from}",
+                     .vertical = true});
   return exit_code::ok;
 }
 
-result<exit_code> send_schedule(const session& s, std::chrono::milliseconds every, const std::string& folder,
-                                bool paused) {
+result<exit_code> send_schedule(const session& s, schedule_command command) {
   auto coordinator = s.coordinator();
   if (!coordinator) return fail(coordinator.error());
-  const auto answer = coordinator->schedule(every, folder, paused, s.options().dry_run);
+  command.dry_run = s.options().dry_run;
+  const auto answer = coordinator->schedule(command);
   if (!answer) return fail(answer.error());
   return finish_operation(s, *coordinator, *answer, std::chrono::milliseconds{0});
 }
 
 result<exit_code> schedule(const session& s, const schedule_request& request) {
-  if (request.every.count() < 0) return show_schedule(s);
-  const auto folder = folder_to_read(s, request.folder);
+  const bool has_time = request.every.count() >= 0;
+  if (!has_time && request.every_batches == 0) {
+    if (request.moves_max == 0) return show_schedule(s);
+    print_error("--max-moves needs a time: --every, --every-batches");
+    return exit_code::usage;
+  }
+  auto folder = folder_to_read(s, request.folder);
   if (!folder) return fail(folder.error());
-  return send_schedule(s, request.every, *folder, false);
+  return send_schedule(s, {.every = has_time ? request.every : std::chrono::milliseconds{0},
+                           .every_batches = request.every_batches,
+                           .moves_max = request.moves_max,
+                           .folder = *std::move(folder)});
 }
 
-result<exit_code> pause(const session& s) { return send_schedule(s, {}, "", true); }
+result<exit_code> pause(const session& s) { return send_schedule(s, {.paused = true}); }
+
+// What the schedule did, below the versions.
+void print_runs(const json& refreshes) {
+  if (refreshes.at("runs").empty()) return;
+  std::cout << '\n'
+            << render(refreshes, output_format::table,
+                      {.items = "runs",
+                       .columns = {{"SCHEDULED AT", "time"},
+                                   {"AFTER", "because"},
+                                   {"MOVES", "moves", cell::count},
+                                   {"OPERATION", "operation"},
+                                   {"COLD", "cold_experts", cell::count},
+                                   {"STALE", "stale_experts", cell::count},
+                                   {"NEWER WEIGHTS", "refresh"}},
+                       .name = ""})
+            << std::flush;
+}
 
 result<exit_code> history(const session& s) {
   const auto refreshes = fetch_document(s, {query_kind::refreshes});
@@ -102,6 +134,7 @@ result<exit_code> history(const session& s) {
                                    {"SINCE", "since"},
                                    {"WHO", "who", cell::text, true}},
                        .name = "{version}"});
+  if (s.prints_pages()) print_runs(*refreshes);
   return exit_code::ok;
 }
 
@@ -126,14 +159,20 @@ void add_refresh_verbs(verb_registry& verbs) {
   auto& scheduling =
       verbs.verb(noun, "schedule", "Look for other weights again and again; without options: what is scheduled.",
                  "  troupe refresh schedule --every 6h --from /models/next\n"
+                 "  troupe refresh schedule --every-batches 100000 --max-moves 16\n"
                  "  troupe refresh schedule --every 0\n"
                  "  troupe refresh schedule -o json",
                  [timing](const session& s) { return schedule(s, *timing); });
   add_duration(scheduling, "--every", timing->every, "how often, from 1s on; 0: no longer");
+  scheduling.add_option("--every-batches", timing->every_batches,
+                        "also when so many batches went through the busiest layer [0: does not matter]");
+  scheduling.add_option("--max-moves", timing->moves_max,
+                        "replicas that change places each time, in the most uneven layers [0]");
   scheduling.add_option("--from", timing->folder, "as for refresh now [the model's own folder]")->type_name("DIR");
   verbs.verb(noun, "pause", "Do not do what is scheduled until it is scheduled again.", "  troupe refresh pause",
              &pause);
-  verbs.verb(noun, "history", "The versions that refreshes brought, and how many experts serve each.",
+  verbs.verb(noun, "history",
+             "The versions that refreshes brought, how many experts serve each, and what the schedule did.",
              "  troupe refresh history\n  troupe refresh history -o json", &history);
 }
 

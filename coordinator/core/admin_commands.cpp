@@ -12,6 +12,7 @@
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/reconciler.hpp"
+#include "coordinator/core/refresh_schedule.hpp"
 
 namespace troupe::coordinator::admin_commands {
 namespace {
@@ -142,7 +143,7 @@ bool is_dry_run(const admin_command& command) {
 }
 
 void reply(cluster_state& state, const admin_command& command, result<command_outcome> outcome) {
-  if (command.peer.empty()) return;  // a schedule's: nobody waits for it
+  if (command.peer.empty()) return refresh_schedule::refreshed(state, outcome);
   state.out.replies.push_back({command.peer, command.command_id, std::move(outcome)});
 }
 
@@ -237,7 +238,7 @@ result<decision> decide(const cluster_state& state, admin_command& command) {
           [&](const refresh_weights& what) { return bulk_commands::check(state, what); },
           [&](const roll_back_placement& what) { return bulk_commands::check(state, what); },
           [&](const apply_placement& what) { return bulk_commands::check(state, what); },
-          [&](const schedule_refresh& what) { return bulk_commands::check(state, what); },
+          [&](const schedule_refresh& what) { return refresh_schedule::check(state, what); },
           [&](const auto& what) { return expert_commands::check(state, what); },
       },
       command.what);

@@ -53,7 +53,9 @@ described describe(const cluster_state& state, const admin_command& command) {
           [&](const schedule_refresh& what) {
             if (what.paused) return described{"refresh", "refresh pause"};
             return described{what.folder,
-                             fmt::format("refresh schedule --every {}ms --from {}", what.every.count(), what.folder)};
+                             fmt::format("refresh schedule --every {}ms --every-batches {} --max-moves {} "
+                                         "--from {}",
+                                         what.every.count(), what.every_batches, what.moves_max, what.folder)};
           },
           [&](const cancel_operation& what) {
             return described{what.operation, fmt::format("op cancel {}", what.operation)};

@@ -14,22 +14,6 @@
 namespace troupe::coordinator::bulk_commands {
 namespace {
 
-// One operation on many experts at a time: two would wait for each other's slots.
-result<void> check_alone(const cluster_state& state) {
-  const auto is_one = [](const operation_record& operation) {
-    return operation.state == operation_state::running && !operation.changes.empty();
-  };
-  if (find_in_flight<operation_record>(state, is_one) != nullptr)
-    return fail(errc::in_progress, "an operation on many experts is being written; repeat it");
-  for (const auto& [number, operation] : state.operations) {
-    if (!is_one(operation)) continue;
-    return fail(errc::conflict, fmt::format("{} ({} {}) is under way; wait for it, or cancel it: troupe op cancel {}",
-                                            operation_name(number), to_string(operation.kind), operation.subject,
-                                            operation_name(number)));
-  }
-  return {};
-}
-
 // For `experts` experts: no node takes two replicas of one.
 std::uint64_t free_slots(const cluster_state& state, std::uint64_t experts) {
   std::uint64_t count = 0;
@@ -231,6 +215,21 @@ result<void> check_slots(const cluster_state& state, const std::vector<wish_chan
 
 }  // namespace
 
+result<void> check_alone(const cluster_state& state) {
+  const auto is_one = [](const operation_record& operation) {
+    return operation.state == operation_state::running && !operation.changes.empty();
+  };
+  if (find_in_flight<operation_record>(state, is_one) != nullptr)
+    return fail(errc::in_progress, "an operation on many experts is being written; repeat it");
+  for (const auto& [number, operation] : state.operations) {
+    if (!is_one(operation)) continue;
+    return fail(errc::conflict, fmt::format("{} ({} {}) is under way; wait for it, or cancel it: troupe op cancel {}",
+                                            operation_name(number), to_string(operation.kind), operation.subject,
+                                            operation_name(number)));
+  }
+  return {};
+}
+
 result<decision> check(const cluster_state& state, const refresh_weights& what) {
   if (what.folder.empty() || what.folder.front() != '/')
     return fail(errc::invalid_request, "a refresh needs the absolute path of a checkpoint folder: --from DIR");
@@ -309,43 +308,6 @@ result<decision> check(const cluster_state& state, const apply_placement& what) 
   command_outcome outcome;
   outcome.message = fmt::format("{} experts go to where the plan has them", operation.changes.size());
   return begin(state, std::move(operation), std::move(outcome));
-}
-
-result<decision> check(const cluster_state& state, const schedule_refresh& what) {
-  using std::chrono::seconds;
-  command_outcome outcome;
-  outcome.verb = what.paused ? "pause" : "schedule";
-  outcome.state = "done";
-  auto schedule = state.schedule;
-  if (what.paused) {
-    if (schedule.every.count() == 0)
-      return fail(errc::not_found, "nothing is scheduled; see: troupe refresh schedule --help");
-    schedule.is_paused = true;
-    outcome.message = fmt::format("{} is not looked into until it is scheduled again", schedule.folder);
-    return decision{std::move(outcome), {std::move(schedule)}};
-  }
-  if (what.every.count() == 0) {
-    outcome.message = "no refresh is scheduled any more";
-    return decision{std::move(outcome), {schedule_record{}}};
-  }
-  if (what.every < seconds(1)) return fail(errc::invalid_request, "a folder is looked into at most once a second");
-  if (what.folder.empty() || what.folder.front() != '/')
-    return fail(errc::invalid_request, "a schedule needs the absolute path of a checkpoint folder: --from DIR");
-  outcome.message = fmt::format("{} is looked into every {} s, for the first time in that time", what.folder,
-                                std::chrono::duration_cast<seconds>(what.every).count());
-  return decision{std::move(outcome), {schedule_record{what.every, what.folder, false, unix_ms(state)}}};
-}
-
-void look_at_schedule(cluster_state& state) {
-  const auto& schedule = state.schedule;
-  bool is_on = schedule.every.count() > 0 && !schedule.is_paused;
-  bool is_ready = state.settled && state.term_durable && !state.stopping && !state.alarm && state.in_flight.empty();
-  if (!is_on || !is_ready || unix_ms(state) < schedule.last_unix_ms + schedule.every.count()) return;
-  if (!check_alone(state)) return;  // due until the one that is under way has ended
-  auto next = schedule;
-  next.last_unix_ms = unix_ms(state);
-  state.out.folder_to_read = schedule.folder;
-  state.persist({std::move(next)}, {});
 }
 
 }  // namespace troupe::coordinator::bulk_commands

@@ -16,11 +16,7 @@ namespace troupe::coordinator::bulk_commands {
 // not. conflict: as above, a node that takes no work or whose slots would not suffice, an expert that is pinned or
 // takes no part.
 [[nodiscard]] result<decision> check(const cluster_state& state, const apply_placement& what);
-// invalid_request: no absolute path, or more often than every second. not_found: nothing is scheduled that could be
-// paused.
-[[nodiscard]] result<decision> check(const cluster_state& state, const schedule_refresh& what);
-
-// Asks for the scheduled folder to be read when that is due. After a long stop once, however often it was missed.
-void look_at_schedule(cluster_state& state);
+// One operation on many experts at a time: two would wait for each other's slots. conflict, in_progress.
+[[nodiscard]] result<void> check_alone(const cluster_state& state);
 
 }  // namespace troupe::coordinator::bulk_commands

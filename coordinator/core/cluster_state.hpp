@@ -219,6 +219,18 @@ struct persist_in_flight {
   bool rewrites_operations{};  // holds all wishes and operations
 };
 
+// One time that what is scheduled was done.
+struct scheduled_run {
+  std::int64_t at_unix_ms{};
+  std::string because;    // what had passed: "600 s"
+  std::string refresh;    // what became of looking for newer weights; empty: not known yet
+  std::uint32_t moves{};  // replicas that change places
+  std::string operation;  // that moves them; empty: none do
+  double imbalance_before{}, imbalance_after{};
+  std::uint32_t cold{}, stale{};      // experts; stale: with weights as old as an alert is due
+  std::vector<expert_id> cold_named;  // the first of them
+};
+
 struct cluster_state {
   cluster_settings settings;
   time_point now;
@@ -247,7 +259,11 @@ struct cluster_state {
   std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;  // since the start
   std::map<weights_version, source_record> sources;                                      // on disk
   schedule_record schedule;                                                              // on disk
-  bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
+  std::deque<scheduled_run> scheduled_runs;                                              // newest last, since the start
+  bool repack_due{};                   // the newest of them still has to move replicas
+  std::uint64_t batches{};             // that routers told of since the start
+  std::uint64_t batches_at_refresh{};  // of these, when the schedule was set or last done
+  bool rewrite_operations{};           // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
   bool planned{};  // experts' `wanted` says something

@@ -9,13 +9,13 @@
 
 #include "common/limits.hpp"
 #include "coordinator/core/admin_commands.hpp"
-#include "coordinator/core/bulk_commands.hpp"
 #include "coordinator/core/inventories.hpp"
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/policy_runner.hpp"
 #include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
+#include "coordinator/core/refresh_schedule.hpp"
 #include "model/gating.hpp"
 
 namespace troupe::coordinator {
@@ -46,6 +46,10 @@ void note_stats(cluster_state& state, const stats_report& report) {
         static_cast<double>(rows) / std::chrono::duration<double>(state.now - *node->stats_heard).count();
   }
   node->stats_heard = state.now;
+  // Less than before: the router was started anew. What was before its first report is not counted.
+  auto known = node->batches_heard.value_or(report.batches_total);
+  state.batches += report.batches_total >= known ? report.batches_total - known : report.batches_total;
+  node->batches_heard = report.batches_total;
   if (report.cold_fingerprint) policy_runner::tell_cold(state, *node, report.node, *report.cold_fingerprint);
 }
 
@@ -253,7 +257,7 @@ void cluster_state_machine::tick(time_point now) {
   reconciler::pass(*state_);
   policy_runner::pass(*state_);
   publisher::pass(*state_);
-  bulk_commands::look_at_schedule(*state_);
+  refresh_schedule::pass(*state_);
 }
 
 output cluster_state_machine::take_output() { return std::exchange(state_->out, {}); }

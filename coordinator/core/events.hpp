@@ -159,10 +159,12 @@ struct refresh_weights {
 };
 // Looks into that folder again and again, and refreshes from it what has changed.
 struct schedule_refresh {
-  std::chrono::milliseconds every{};  // 0: no longer
+  std::chrono::milliseconds every{};  // 0, and no batches either: no longer
   std::string folder;
   bool paused{};  // only pauses what is scheduled; the other members say nothing
   bool dry_run{};
+  std::uint64_t every_batches{};  // also after so many; 0: does not matter
+  std::uint32_t moves_max{};      // replicas that move each time to even out the loads
 };
 // Back to where the experts were in an earlier epoch, in which versions, and which of them took part.
 struct roll_back_placement {

@@ -245,6 +245,7 @@ void committed(cluster_state& state, const persist_in_flight& done) {
       state.sources[source->version] = *source;
     } else if (const auto* schedule = std::get_if<schedule_record>(&item)) {
       state.schedule = *schedule;
+      state.batches_at_refresh = state.batches;
     } else if (const auto* erased = std::get_if<operation_erased>(&item)) {
       state.operations.erase(erased->number);
       state.operations_to_erase.erase(erased->number);

@@ -130,12 +130,14 @@ struct source_record {
   friend bool operator==(const source_record&, const source_record&) = default;
 };
 
-// When to look into a folder again. One of them; `every` 0: none.
+// When to look into a folder again. One of them; `every` and `every_batches` 0: none.
 struct schedule_record {
   std::chrono::milliseconds every{};
   std::string folder;
   bool is_paused{};
   std::int64_t last_unix_ms{};  // when it was looked into, or scheduled
+  std::uint64_t every_batches{};
+  std::uint32_t moves_max{};
   friend bool operator==(const schedule_record&, const schedule_record&) = default;
 };
 

@@ -340,6 +340,25 @@ std::string operations_document(const cluster_state& state) {
   return json{{"items", std::move(items)}}.dump();
 }
 
+namespace {
+
+json run_item(const scheduled_run& run) {
+  auto cold = json::array();
+  for (const auto& expert : run.cold_named) cold.push_back(to_string(expert));
+  return {{"time", iso_time(std::chrono::system_clock::time_point(std::chrono::milliseconds(run.at_unix_ms)))},
+          {"because", run.because},
+          {"refresh", run.refresh},
+          {"moves", run.moves},
+          {"operation", run.operation.empty() ? json(nullptr) : json(run.operation)},
+          {"imbalance_before", run.operation.empty() ? json(nullptr) : json(run.imbalance_before + 1)},
+          {"imbalance_after", run.operation.empty() ? json(nullptr) : json(run.imbalance_after + 1)},
+          {"cold_experts", run.cold},
+          {"stale_experts", run.stale},
+          {"cold", std::move(cold)}};
+}
+
+}  // namespace
+
 std::string refreshes_document(const cluster_state& state) {
   auto items = json::array();
   for (const auto& [version, source] : state.sources) {
@@ -356,14 +375,18 @@ std::string refreshes_document(const cluster_state& state) {
   }
   const auto& s = state.schedule;
   json schedule = nullptr;
-  if (s.every.count() > 0) {
+  if (s.every.count() > 0 || s.every_batches > 0) {
     auto last = std::chrono::system_clock::time_point(std::chrono::milliseconds(s.last_unix_ms));
     schedule = {{"every_seconds", std::chrono::duration<double>(s.every).count()},
+                {"every_batches", s.every_batches},
+                {"max_moves", s.moves_max},
                 {"from", s.folder},
                 {"state", s.is_paused ? "paused" : "active"},
                 {"last", iso_time(last)}};
   }
-  return json{{"items", std::move(items)}, {"schedule", std::move(schedule)}}.dump();
+  auto runs = json::array();
+  for (const auto& run : state.scheduled_runs) runs.push_back(run_item(run));
+  return json{{"items", std::move(items)}, {"schedule", std::move(schedule)}, {"runs", std::move(runs)}}.dump();
 }
 
 std::string events_document(const event_log& events, std::uint64_t after) {

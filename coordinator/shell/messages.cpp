@@ -227,7 +227,12 @@ result<std::optional<admin_command>> command_from(const proto::AdminRequest& mes
       return command;
     case body::kSchedule: {
       const auto& m = message.schedule();
-      command.what = schedule_refresh{std::chrono::milliseconds(m.every_ms()), m.folder(), m.paused(), m.dry_run()};
+      command.what = schedule_refresh{std::chrono::milliseconds(m.every_ms()),
+                                      m.folder(),
+                                      m.paused(),
+                                      m.dry_run(),
+                                      m.every_batches(),
+                                      m.max_moves()};
       return command;
     }
     case body::kCancel:

@@ -228,17 +228,20 @@ result<source_record> source_from_json(weights_version version, std::string_view
 }
 
 std::string to_json(const schedule_record& schedule) {
-  return json{{"every_ms", schedule.every.count()},
-              {"folder", schedule.folder},
-              {"is_paused", schedule.is_paused},
-              {"last_unix_ms", schedule.last_unix_ms}}
+  return json{{"every_ms", schedule.every.count()},      {"folder", schedule.folder},
+              {"is_paused", schedule.is_paused},         {"last_unix_ms", schedule.last_unix_ms},
+              {"every_batches", schedule.every_batches}, {"moves_max", schedule.moves_max}}
       .dump();
 }
 
 result<schedule_record> schedule_from_json(std::string_view text) {
   return parse<schedule_record>(text, "schedule", [](const json& d) {
-    return schedule_record{std::chrono::milliseconds(d.at("every_ms").get<std::int64_t>()), d.at("folder"),
-                           d.at("is_paused"), d.at("last_unix_ms")};
+    return schedule_record{std::chrono::milliseconds(d.at("every_ms").get<std::int64_t>()),
+                           d.at("folder"),
+                           d.at("is_paused"),
+                           d.at("last_unix_ms"),
+                           d.value("every_batches", std::uint64_t{}),
+                           d.value("moves_max", 0U)};
   });
 }
 

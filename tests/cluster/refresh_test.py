@@ -195,8 +195,9 @@ def test_a_schedule_picks_up_newer_weights_until_it_is_paused(random_model, vari
         shutil.copy(variant.folder / "model.safetensors", folder / "model.tmp")
         (folder / "model.tmp").rename(folder / "model.safetensors")
 
-    cluster.json("refresh", "schedule", "--every", "1s", "--from", str(folder))
-    assert cluster.json("refresh", "schedule")["state"] == "active"
+    cluster.json("refresh", "schedule", "--every", "1s", "--every-batches", "1000000", "--max-moves", "4", "--from", str(folder))
+    scheduled = cluster.json("refresh", "schedule")
+    assert (scheduled["state"], scheduled["every_batches"], scheduled["max_moves"]) == ("active", 1000000, 4)
     with versioned_load(cluster, [random_model, *variants]) as load:
         publish(variants[0])
         wait_until(lambda: set(versions(cluster).values()) == {1, 2}, 60, "the schedule found version 2")
@@ -210,6 +211,8 @@ def test_a_schedule_picks_up_newer_weights_until_it_is_paused(random_model, vari
         assert (done["state"], done["who"]) == ("done", "the admin socket")
         assert_serves(cluster, variants[1])
     assert load.failures == []
-    assert [item["who"] for item in cluster.json("refresh", "history")["items"]] == ["the schedule", "the admin socket"]
+    history = cluster.json("refresh", "history")
+    assert [item["who"] for item in history["items"]] == ["the schedule", "the admin socket"]
+    assert all(run["because"] == "1 s" for run in history["runs"]) and any("go over to version 2" in run["refresh"] for run in history["runs"])
     assert cluster.json("refresh", "schedule", "--every", "0s")["state"] == "done"
     assert cluster.run("refresh", "pause").returncode != 0

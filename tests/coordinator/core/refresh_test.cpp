@@ -364,8 +364,69 @@ TEST(refresh_schedule, a_folder_is_read_when_it_is_due_and_once_for_what_was_mis
   EXPECT_EQ(again.folders_read.size(), 1U);
 }
 
+TEST(refresh_schedule, batches_of_the_routers_make_it_due) {
+  auto h = two_nodes();
+  auto report = [&](std::uint64_t batches) {
+    stats_report stats{{"r"}, {1}, 0, 0, {}};
+    stats.batches_total = batches;
+    h.step(stats);
+    h.pass(1s);
+  };
+  report(5'000);  // it has been there for longer than this coordinator
+  ASSERT_TRUE(h.command(schedule_refresh{0s, "/next", false, false, 100}));
+  report(5'099);
+  EXPECT_TRUE(h.folders_read.empty());
+  report(5'101);
+  EXPECT_EQ(h.folders_read.size(), 1U);
+  EXPECT_EQ(h.state().scheduled_runs.back().because, "101 batches");
+  report(5'200);
+  EXPECT_EQ(h.folders_read.size(), 1U) << "counted from the last time on";
+  report(2);  // started anew
+  EXPECT_EQ(h.folders_read.size(), 2U);
+}
+
+// Both busy experts of a layer are on one node: they are put apart when the refresh has been answered.
+TEST(refresh_schedule, replicas_change_places_after_the_refresh) {
+  core_harness h(settings_of(4, 1, 2));
+  for (const char* name : {"a", "b"}) h.add_expert_node(name, 4);
+  h.add_router("r");
+  h.converge();
+  auto of_node = [&](const std::string& name) {
+    std::vector<expert_id> experts;
+    for (const auto& slot : h.held[name]) experts.push_back(slot.expert);
+    return experts;
+  };
+  ASSERT_EQ(of_node("a").size(), 2U);
+  auto work = [&] {
+    std::uint64_t total = 0;
+    for (const auto& expert : of_node("a")) h.step(stats_report{{"a"}, {1}, 0, 0, {{expert, total += 3000, 0}}});
+    for (const auto& expert : of_node("b")) h.step(stats_report{{"b"}, {1}, 0, 0, {{expert, 100, 0}}});
+  };
+  work();
+  ASSERT_TRUE(h.command(schedule_refresh{10s, "/next", false, false, 0, 2}));
+  h.pass(11s);
+  ASSERT_EQ(h.folders_read.size(), 1U);
+  EXPECT_TRUE(h.state().operations.empty()) << "the refresh comes first";
+  refresh_weights nothing_new{"/next", std::nullopt, false};
+  for (std::uint32_t e = 0; e < 4; ++e) nothing_new.found->push_back({{layer_id::of(0), e}, digest_of(e)});
+  h.step(admin_command{"", "schedule-1", nothing_new, "the schedule"});
+  h.converge(5s);
+  ASSERT_EQ(h.state().operations.size(), 1U);
+  EXPECT_EQ(newest(h).kind, operation_kind::apply);
+  EXPECT_EQ(newest(h).who, "the schedule");
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_THAT(newest(h).why, HasSubstr("of 1 layers have 96 % more of their rows than the mean"));
+  const auto& run = h.state().scheduled_runs.back();
+  EXPECT_EQ(run.moves, 2U);
+  EXPECT_EQ(run.operation, "op-1");
+  EXPECT_THAT(run.refresh, HasSubstr("nothing to do"));
+  EXPECT_LT(run.imbalance_after, 0.5);
+  EXPECT_EQ(slots_used(h), 4U) << "free slots stay free";
+}
+
 TEST(refresh_schedule, says_what_is_wrong_with_it) {
   auto h = two_nodes();
+  EXPECT_THAT(why(h.command(schedule_refresh{10s, "/next", false, false, 0, 10'001})), HasSubstr("at most 10000"));
   EXPECT_THAT(why(h.command(schedule_refresh{{}, "", true})), HasSubstr("nothing is scheduled"));
   EXPECT_THAT(why(h.command(schedule_refresh{std::chrono::milliseconds(10), "/next"})), HasSubstr("once a second"));
   EXPECT_THAT(why(h.command(schedule_refresh{10s, "next"})), HasSubstr("absolute path"));
