@@ -9,9 +9,10 @@
 
 namespace troupe::compute {
 
-gpu_link_clock steady_link_clock() {
+gpu_link_clock steady_link_clock(std::function<bool()> cancelled) {
   return {.now = [] { return std::chrono::steady_clock::now(); },
-          .pause = [] { std::this_thread::sleep_for(std::chrono::microseconds{100}); }};
+          .pause = [] { std::this_thread::sleep_for(std::chrono::microseconds{100}); },
+          .cancelled = cancelled ? std::move(cancelled) : [] { return false; }};
 }
 
 gpu_link::gpu_link(std::unique_ptr<gpu_link_backend> backend, gpu_link_clock clock)
@@ -56,6 +57,7 @@ result<void> gpu_link::finish(result<void> begun, const char* what) {
     auto done = backend_->is_done();
     if (!done) return give_up(done.error());
     if (*done) return {};
+    if (clock_.cancelled()) return give_up({errc::cancelled, fmt::format("{} was cancelled", what)});
     if (clock_.now() - begin >= limits::gpu_link_timeout) {
       return give_up({errc::timeout, fmt::format("{} did not end within {} ms; take another way", what,
                                                  limits::gpu_link_timeout.count())});

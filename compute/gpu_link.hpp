@@ -59,14 +59,15 @@ class gpu_link_backend {
 
 struct gpu_link_clock {
   std::function<std::chrono::steady_clock::time_point()> now;
-  std::function<void()> pause;  // between two looks
+  std::function<void()> pause;      // between two looks
+  std::function<bool()> cancelled;  // asked at each look; true: give up at once
 };
-// The machine's, with pauses of 100 us.
-[[nodiscard]] gpu_link_clock steady_link_clock();
+// The machine's, with pauses of 100 us. `cancelled` may be empty.
+[[nodiscard]] gpu_link_clock steady_link_clock(std::function<bool()> cancelled = {});
 
 class gpu_link {
  public:
-  // Blocks until all `ranks` ends have called it with the same key. timeout, or the backend's error.
+  // Blocks until all `ranks` ends have called it with the same key. timeout, cancelled, or the backend's error.
   [[nodiscard]] static result<gpu_link> connect(std::unique_ptr<gpu_link_backend> backend,
                                                 std::span<const std::byte> key, std::uint32_t rank, std::uint32_t ranks,
                                                 gpu_link_clock clock = steady_link_clock());
@@ -75,8 +76,8 @@ class gpu_link {
   // Aborts unless it was closed.
   ~gpu_link();
 
-  // Returns when all moves of this end are over: what was received may be read. timeout; unavailable after an earlier
-  // error; else the backend's own. The other ends see an error or a timeout, too.
+  // Returns when all moves of this end are over: what was received may be read. timeout, cancelled; unavailable after
+  // an earlier error; else the backend's own. The other ends see an error or a timeout, too.
   [[nodiscard]] result<void> exchange(std::span<const gpu_move> moves);
   // In order: waits until the other ends have what was sent.
   [[nodiscard]] result<void> close();

@@ -37,6 +37,7 @@ struct expert_flags {
   std::string coordinator;
   std::string listen;
   std::string zone;
+  bool link_gpus{};
   bool allow_nonfinite{};
   bool reject_nonfinite{};
 };
@@ -53,9 +54,14 @@ std::optional<int> parse(int argc, const char* const* argv, expert_flags& flags)
   parser.add("--coordinator", flags.coordinator, "control address; default: the ipc socket in the run folder");
   parser.add("--listen", flags.listen, "data address, ipc:// or tcp://; peers use its sibling (port + 1)");
   parser.add("--zone", flags.zone, "failure domain; default: the machine");
+  parser.add("--link-gpus", flags.link_gpus, "fetch experts from other nodes' GPUs over NCCL, which does not encrypt");
   parser.add("--allow-nonfinite", flags.allow_nonfinite, "serve weights that hold NaN or infinity");
   parser.add("--reject-nonfinite", flags.reject_nonfinite, "refuse rows that hold NaN or infinity");
   return parser.parse(argc, argv);
+}
+
+std::filesystem::path file_beside_program(const char* name) {
+  return std::filesystem::read_symlink("/proc/self/exe").replace_filename(name);
 }
 
 result<void> choose_device(const std::string& name, expert::node_options& options) {
@@ -70,7 +76,7 @@ result<void> choose_device(const std::string& name, expert::node_options& option
     return fail(errc::invalid_request, fmt::format("--device {}: use cpu, reference or cuda:N", name));
   }
   options.device = expert::device_kind::cuda;
-  options.plugin = std::filesystem::read_symlink("/proc/self/exe").replace_filename("libtroupe_cuda.so");
+  options.plugin = file_beside_program("libtroupe_cuda.so");
   return {};
 }
 
@@ -84,6 +90,12 @@ result<expert::node_options> to_options(const expert_flags& flags) {
   if (!flags.model.empty()) options.model = flags.model;
   if (flags.type != "auto") options.type = flags.type == "f32" ? dtype::f32 : dtype::bf16;
   if (auto fine = choose_device(flags.device, options); !fine) return fail(fine.error());
+  if (flags.link_gpus) {
+    if (options.device != expert::device_kind::cuda) {
+      return fail(errc::invalid_request, "--link-gpus needs a GPU; give --device cuda:N, or leave it out");
+    }
+    options.link_plugin = file_beside_program("libtroupe_nccl.so");
+  }
   options.threads = flags.threads;
   if (flags.slots != 0) options.slots = flags.slots;
   if (!flags.memory.empty()) {

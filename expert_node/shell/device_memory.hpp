@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <mutex>
+#include <shared_mutex>
 #include <span>
 
 #include "common/error.hpp"
@@ -26,12 +28,18 @@ class device_memory {
   [[nodiscard]] result<void> export_bundle(slot_index slot, const model::bundle_layout& layout,
                                            std::span<std::byte> target);
   void unload(slot_index slot);
+  [[nodiscard]] result<void> adopt(slot_index slot, const model::bundle_layout& layout);
+  // compute::device::slot_memory, while `use` runs: the device stays that long, and others go on meanwhile.
+  // invalid_request: the device has no memory of its own, or no such slot.
+  [[nodiscard]] result<void> lend(slot_index slot, const model::expert_shape& shape,
+                                  const std::function<result<void>(std::span<std::byte>)>& use);
   [[nodiscard]] std::size_t slot_bytes(const model::expert_shape& shape);
 
-  // Waits for the call in progress; later ones fail.
+  // Waits for the calls in progress; later ones fail.
   void detach();
 
  private:
+  std::shared_mutex lent_;  // held by those to whom memory is lent; taken before mutex_
   std::mutex mutex_;
   compute::device* device_;  // guarded by mutex_; nullptr once detached
 };

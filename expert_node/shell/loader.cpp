@@ -31,6 +31,7 @@ struct found_bundle {
   std::shared_ptr<bundle_buffer> bytes;
   sha256_digest digest{};
   std::string source;
+  bool is_in_slot{false};  // packed already: it came from slot to slot
 };
 
 }  // namespace
@@ -74,6 +75,7 @@ class loader::impl {
   [[nodiscard]] result<found_bundle> read_checkpoint(const load_job& job,
                                                      std::shared_ptr<const model::checkpoint> from);
   [[nodiscard]] result<found_bundle> fetch(const load_job& job);
+  [[nodiscard]] result<found_bundle> fetch_linked(const load_job& job, const peer_source& peer);
   [[nodiscard]] result<found_bundle> fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer);
   [[nodiscard]] result<void> verify(const load_job& job, found_bundle& found);
 
@@ -116,7 +118,6 @@ void loader::impl::load(const load_job& job) {
   try {
     done = try_load(job);
   } catch (const std::exception& e) {
-    settings_.memory->unload(job.slot);
     done = fail(errc::internal, fmt::format("loading expert {} failed: {}", to_string(job.content.expert), e.what()));
   }
   counters.seconds_loading.add(std::chrono::duration<double>(steady_clock::now() - begin).count());
@@ -124,6 +125,7 @@ void loader::impl::load(const load_job& job) {
     counters.bytes_loaded.add(static_cast<double>(done->facts.bundle_bytes));
     settings_.loaded(std::move(*done));
   } else {
+    settings_.memory->unload(job.slot);
     counters.loads_failed.add();
     settings_.failed(job.slot, done.error());
   }
@@ -146,9 +148,9 @@ result<finished_load> loader::impl::try_load(const load_job& job) {
     if (!made) return fail(made.error());
     sample = std::make_shared<compute::probe_sample>(std::move(*made));
   }
-  if (auto packed = settings_.memory->load(job.slot, *found->layout, found->bytes->bytes()); !packed) {
-    settings_.memory->unload(job.slot);
-    return fail(packed.error());
+  if (!found->is_in_slot) {
+    auto packed = settings_.memory->load(job.slot, *found->layout, found->bytes->bytes());
+    if (!packed) return fail(packed.error());
   }
   settings_.layers->learn(*found->layout);
   spdlog::debug("expert {} loaded from {} into slot {}", to_string(job.content.expert), found->source, job.slot.value);
@@ -232,6 +234,12 @@ result<found_bundle> loader::impl::fetch(const load_job& job) {
   std::vector<std::string> reasons;
   errc code = errc::unavailable;
   for (const auto& peer : job.peers) {
+    if (settings_.open_link) {
+      auto linked = fetch_linked(job, peer);
+      if (linked) return linked;
+      spdlog::info("expert {} comes over ZeroMQ from {}, not over a link of GPUs: {}", to_string(job.content.expert),
+                   peer.node.value, linked.error().message);
+    }
     // Bytes of an earlier peer may be what is wrong: then this one gets the chance to give all of them.
     bool mixed = transfer.has_some();
     auto found = fetch_from(job, peer, transfer);
@@ -244,10 +252,29 @@ result<found_bundle> loader::impl::fetch(const load_job& job) {
   return fail(code, fmt::format("no peer gave expert {}: {}", to_string(job.content.expert), fmt::join(reasons, "; ")));
 }
 
+// What is in the slot is given back as the checkpoint's bytes, so that it is verified like any other copy.
+result<found_bundle> loader::impl::fetch_linked(const load_job& job, const peer_source& peer) {
+  auto layout =
+      fetch_over_gpus(settings_.open_link, *settings_.memory, settings_.type, links_, peer, job.content, job.slot);
+  if (!layout) return fail(layout.error());
+  const auto give_up = [&](const error& reason) {
+    settings_.memory->unload(job.slot);
+    return fail(reason);
+  };
+  auto buffer = bundle_buffer::make((*layout)->bytes());
+  if (!buffer) return give_up(buffer.error());
+  auto read = settings_.memory->export_bundle(job.slot, **layout, buffer->bytes());
+  if (!read) return give_up(read.error());
+  found_bundle found{*layout, std::make_shared<bundle_buffer>(std::move(*buffer)), {}, peer.node.value, true};
+  if (auto right = verify(job, found); !right) return give_up(right.error());
+  counters.loads_over_links.add();
+  return found;
+}
+
 result<found_bundle> loader::impl::fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer) {
   if (auto here = transfer.from(peer); !here) return fail(here.error());
   found_bundle found{
-      transfer.layout(), std::make_shared<bundle_buffer>(std::move(transfer.bundle())), {}, peer.node.value};
+      transfer.layout(), std::make_shared<bundle_buffer>(std::move(transfer.bundle())), {}, peer.node.value, false};
   auto right = verify(job, found);
   if (right) return found;
   transfer.bundle() = std::move(*found.bytes);

@@ -11,6 +11,7 @@
 #include "common/http/metrics.hpp"
 #include "compute/device.hpp"
 #include "expert_node/shell/device_memory.hpp"
+#include "expert_node/shell/gpu_transfer.hpp"
 #include "expert_node/shell/host_ports.hpp"
 #include "expert_node/shell/peer_fetch.hpp"
 
@@ -33,6 +34,7 @@ struct loader_settings {
   std::uint64_t slot_bytes{};    // what fits into one slot
   bool allow_nonfinite{};        // serve weights with NaN or infinity
   peer_fetch_settings fetching;  // `cancelled` is set by the loader
+  link_opener open_link;         // empty: from peers over ZeroMQ only
   // Called on the loader's thread; must not block.
   std::function<void(finished_load)> loaded;
   std::function<void(slot_index, error)> failed;
@@ -43,6 +45,7 @@ struct loader_settings {
 struct loader_counters {
   http::counter loads_from_checkpoint;
   http::counter loads_from_peer;
+  http::counter loads_over_links;  // of those from peers: from GPU to GPU
   http::counter loads_failed;
   http::counter digest_mismatches;
   http::counter bytes_loaded;

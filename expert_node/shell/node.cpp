@@ -24,6 +24,7 @@
 #include "expert_node/shell/coordinator_messages.hpp"
 #include "expert_node/shell/data_server.hpp"
 #include "expert_node/shell/expert_host.hpp"
+#include "expert_node/shell/gpu_transfer.hpp"
 #include "expert_node/shell/layer_catalog.hpp"
 #include "expert_node/shell/loader.hpp"
 #include "expert_node/shell/node_identity.hpp"
@@ -124,6 +125,9 @@ class expert_node::impl {
   [[nodiscard]] result<void> start_http();
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
+  [[nodiscard]] link_opener opener_of_links() const;
+  [[nodiscard]] result<pinned_expert> pin(const slot_content& content);
+  [[nodiscard]] result<std::shared_ptr<const model::bundle_layout>> link_for_peer(const link_request& asked);
   [[nodiscard]] result<open_bundle> open_for_peer(const slot_content& content,
                                                   const peer_server_settings::make_room& make_room);
   [[nodiscard]] std::vector<http::check> readiness() const;
@@ -152,6 +156,7 @@ class expert_node::impl {
   host_facts facts_;
   std::unique_ptr<loader> loader_;
   std::unique_ptr<data_server> data_;
+  std::unique_ptr<gpu_giver> giver_;  // none: this node does not link
   std::unique_ptr<peer_server> peers_;
   http::metrics_registry registry_;
   std::unique_ptr<http::server> http_;
@@ -240,6 +245,8 @@ void expert_node::impl::start_loader() {
   settings.fetching.context = context_;
   settings.fetching.identity = identity_;
   settings.fetching.keys = [this](const peer_source& peer) { return security_.to_peer(peer); };
+  settings.open_link = opener_of_links();
+  if (settings.open_link) giver_ = std::make_unique<gpu_giver>(settings.open_link, facts_.memory, facts_.device.type);
   settings.loaded = [this](finished_load done) {
     tell(slot_loaded{done.slot, std::move(done.layout), done.facts, std::move(done.sample)});
   };
@@ -270,6 +277,7 @@ result<void> expert_node::impl::start_sockets() {
   peer.socket = security_.for_expert_nodes(peer_address);
   peer.identity = identity_;
   peer.open = [this](const slot_content& content, const auto& make_room) { return open_for_peer(content, make_room); };
+  if (giver_) peer.link = [this](const link_request& asked) { return link_for_peer(asked); };
   auto given = peer_server::start(std::move(peer));
   if (!given) return fail(given.error());
   peers_ = std::move(*given);
@@ -380,8 +388,23 @@ node::coordinator_link_handlers expert_node::impl::link_handlers() {
   return handlers;
 }
 
-result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content,
-                                                     const peer_server_settings::make_room& make_room) {
+link_opener expert_node::impl::opener_of_links() const {
+  if (options_.device != device_kind::cuda || options_.link_plugin.empty()) return {};
+  return [plugin = options_.link_plugin.string(), index = options_.device_index] {
+    return compute::open_gpu_link(plugin, index);
+  };
+}
+
+result<std::shared_ptr<const model::bundle_layout>> expert_node::impl::link_for_peer(const link_request& asked) {
+  auto pinned = pin(asked.content);
+  if (!pinned) return fail(pinned.error());
+  auto begun =
+      giver_->give(asked, *pinned->slot, pinned->layout, [this, slot = *pinned->slot] { tell(unpin_slot{slot}); });
+  if (!begun) return fail(begun.error());
+  return pinned->layout;
+}
+
+result<pinned_expert> expert_node::impl::pin(const slot_content& content) {
   pinned_expert pinned;
   caf::scoped_actor self{*actors_};
   self->request(host_, limits::peer_chunk_timeout, pin_expert{content})
@@ -391,6 +414,14 @@ result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content
                 fmt::format("{} does not hold expert {} version {}; ask another node", options_.name.value,
                             to_string(content.expert), content.version.value));
   }
+  return pinned;
+}
+
+result<open_bundle> expert_node::impl::open_for_peer(const slot_content& content,
+                                                     const peer_server_settings::make_room& make_room) {
+  auto held = pin(content);
+  if (!held) return fail(held.error());
+  const auto& pinned = *held;
   auto buffer = make_room(pinned.layout->bytes());
   result<void> read = buffer ? facts_.memory->export_bundle(*pinned.slot, *pinned.layout, buffer->bytes())
                              : result<void>{fail(buffer.error())};
@@ -413,6 +444,7 @@ void expert_node::impl::stop(milliseconds grace) {
   if (link_) link_->stop(node::coordinator_link::farewell::leave);
   if (data_ && !data_->drain(grace)) spdlog::warn("stopping with calls in flight");
   if (peers_) peers_->stop();
+  giver_.reset();
   if (loader_) loader_->stop();
   stop_host();
   if (data_) data_->stop();

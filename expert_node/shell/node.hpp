@@ -30,8 +30,9 @@ struct node_options {
   std::optional<std::filesystem::path> model;  // none: bundles come from peers; needs slots and memory_bytes
   std::optional<dtype> type;                   // none: as the checkpoint stores them (f16 becomes f32)
   device_kind device{device_kind::cpu};
-  std::uint32_t device_index{};  // cuda: which one
-  std::filesystem::path plugin;  // cuda: libtroupe_cuda.so
+  std::uint32_t device_index{};       // cuda: which one
+  std::filesystem::path plugin;       // cuda: libtroupe_cuda.so
+  std::filesystem::path link_plugin;  // cuda: libtroupe_nccl.so; empty: experts come over ZeroMQ only
   std::uint32_t threads{1};
   std::optional<std::uint32_t> slots;         // none: as many as memory_bytes holds
   std::optional<std::uint64_t> memory_bytes;  // none: every expert of the model, at most 80 % of free memory

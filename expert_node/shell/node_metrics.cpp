@@ -119,7 +119,9 @@ void node_metrics::collect_loading(std::vector<metric_family>& families) const {
     const auto& loading = *sources_.loading;
     metric_family loads{"moe_expert_loads_total", "bundles loaded, by source; failed ones", metric_kind::counter};
     loads.add({{"source", "checkpoint"}}, loading.loads_from_checkpoint.value());
-    loads.add({{"source", "peer"}}, loading.loads_from_peer.value());
+    const auto linked = loading.loads_over_links.value();
+    loads.add({{"source", "peer"}}, loading.loads_from_peer.value() - linked);
+    loads.add({{"source", "gpu"}}, linked);
     loads.add({{"source", "failed"}}, loading.loads_failed.value());
     families.push_back(std::move(loads));
     families.push_back(single("moe_expert_load_seconds_total", "time spent loading", metric_kind::counter,

@@ -70,6 +70,7 @@ class peer_server::impl {
   [[nodiscard]] result<void> on_fetch(const wire::received& got, const proto::FetchChunk& fetch);
   void on_share(const wire::received& got, const proto::ShareBundle& asked);
   [[nodiscard]] result<void> share(const proto::ShareBundle& asked);
+  void on_link(const wire::received& got, const proto::LinkBundle& asked);
   // The taker's memory: mapped already for the bundle before, or now.
   [[nodiscard]] result<std::shared_ptr<const wire::shared_segment>> mapped(const std::string& name,
                                                                            std::uint64_t bytes);
@@ -115,8 +116,10 @@ void peer_server::impl::handle(wire::received& got) {
       outcome = fail(errc::handshake_required, "say hello before the first request of a connection");
     } else if (envelope.has_share()) {
       return on_share(got, envelope.share());
+    } else if (envelope.has_link()) {
+      return on_link(got, envelope.link());
     } else if (!envelope.has_fetch()) {
-      outcome = fail(errc::invalid_request, "expected a FetchChunk or ShareBundle");
+      outcome = fail(errc::invalid_request, "expected a FetchChunk, ShareBundle or LinkBundle");
     } else {
       outcome = on_fetch(got, envelope.fetch());
       if (!outcome) {
@@ -203,6 +206,25 @@ result<void> peer_server::impl::share(const proto::ShareBundle& asked) {
   counters.bundles_opened.add();
   counters.bytes_sent.add(static_cast<double>(opened->bytes.bytes().size()));
   return {};
+}
+
+void peer_server::impl::on_link(const wire::received& got, const proto::LinkBundle& asked) {
+  proto::PeerToPeer answer;
+  auto& linked = *answer.mutable_linked();
+  linked.set_fetch_id(asked.fetch_id());
+  const auto* key = reinterpret_cast<const std::byte*>(asked.key().data());
+  const link_request request{{{{asked.layer()}, asked.expert()}, {asked.version()}},
+                             static_cast<dtype>(asked.dtype()),
+                             {key, key + asked.key().size()}};
+  auto layout = settings_.link ? settings_.link(request)
+                               : result<std::shared_ptr<const model::bundle_layout>>{
+                                     fail(errc::unavailable, "that node does not link GPUs (--link-gpus)")};
+  if (layout) {
+    to_proto(**layout, *linked.mutable_layout());
+  } else {
+    set_error(layout.error(), *linked.mutable_error());
+  }
+  send(got, answer);
 }
 
 result<std::shared_ptr<const wire::shared_segment>> peer_server::impl::mapped(const std::string& name,

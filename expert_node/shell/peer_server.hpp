@@ -15,6 +15,7 @@
 #include "common/wire/socket.hpp"
 #include "expert_node/core/slot_table.hpp"
 #include "expert_node/shell/bundle_buffer.hpp"
+#include "expert_node/shell/gpu_transfer.hpp"
 #include "model/description.hpp"
 
 namespace troupe::expert {
@@ -36,6 +37,8 @@ struct peer_server_settings {
   // long as reading takes. unknown_expert: not served here.
   using make_room = std::function<result<bundle_buffer>(std::size_t)>;
   std::function<result<open_bundle>(const slot_content&, const make_room&)> open;
+  // Sends this node's end of a link to work and returns at once; the expert's layout. Empty: this node does not link.
+  std::function<result<std::shared_ptr<const model::bundle_layout>>(const link_request&)> link;
 };
 
 struct peer_server_counters {

@@ -63,6 +63,7 @@ struct gpu_link_test : ::testing::Test {
   std::shared_ptr<script> follows = std::make_shared<script>();
   std::chrono::steady_clock::time_point now{};
   int pauses{};
+  bool is_cancelled{};
 
   gpu_link_clock clock() {
     return {.now = [this] { return now; },
@@ -70,7 +71,8 @@ struct gpu_link_test : ::testing::Test {
                 [this] {
                   ++pauses;
                   now += std::chrono::seconds{1};
-                }};
+                },
+            .cancelled = [this] { return is_cancelled; }};
   }
   result<gpu_link> connect() {
     return gpu_link::connect(std::make_unique<scripted_backend>(follows), std::vector<std::byte>(3), 0, 1, clock());
@@ -104,6 +106,16 @@ TEST_F(gpu_link_test, gives_up_in_time_and_aborts_once) {
   EXPECT_EQ(link.error().code, errc::timeout);
   EXPECT_NE(link.error().message.find("connecting GPUs did not end within"), std::string::npos) << link.error().message;
   EXPECT_EQ(now.time_since_epoch(), limits::gpu_link_timeout);
+  EXPECT_EQ(follows->calls, (names{"connect", "abort", "gone"}));
+}
+
+TEST_F(gpu_link_test, gives_up_at_once_when_it_is_cancelled) {
+  follows->looks_until_done = 1'000'000;
+  is_cancelled = true;
+  auto link = connect();
+  ASSERT_FALSE(link);
+  EXPECT_EQ(link.error().code, errc::cancelled);
+  EXPECT_EQ(pauses, 0);
   EXPECT_EQ(follows->calls, (names{"connect", "abort", "gone"}));
 }
 
