@@ -33,4 +33,13 @@ struct layer_time {
                                                          const layer_size& size,
                                                          const std::vector<std::uint32_t>& row_counts);
 
+// What loading bundles on another thread costs batches of `rows` rows, from and to host memory.
+struct loading_cost {
+  double alone_p99_seconds{};
+  double loading_p99_seconds{};
+  std::uint32_t loads{};  // that ended meanwhile, one after the other into a free slot
+};
+[[nodiscard]] result<loading_cost> time_while_loading(std::unique_ptr<compute::gpu_runtime> runtime,
+                                                      const layer_size& size, std::uint32_t rows);
+
 }  // namespace troupe::bench

@@ -161,6 +161,23 @@ void print_times(const layer_size& size, const std::vector<layer_time>& times, c
   }
 }
 
+// False: it could not be measured.
+bool print_loading_cost(const arguments& given, const layer_size& size) {
+  const std::uint32_t rows = given.is_loops() ? 1 : 64;
+  auto runtime = open_runtime(given.device);
+  const auto cost =
+      runtime ? time_while_loading(std::move(*runtime), size, rows) : result<loading_cost>{fail(runtime.error())};
+  if (!cost) {
+    std::printf("FAILED: %s\n", cost.error().message.c_str());
+    return false;
+  }
+  std::printf(
+      "  p99 of batches of %u rows: %.1f us, while %u bundles were loaded one after the other %.1f us (%+.0f %%)\n",
+      rows, cost->alone_p99_seconds * 1e6, cost->loads, cost->loading_p99_seconds * 1e6,
+      100 * (cost->loading_p99_seconds / cost->alone_p99_seconds - 1));
+  return true;
+}
+
 int run_bench(const arguments& given, const compute::gpu_facts& facts) {
   std::printf("layers on %s (%s)\n", facts.name.c_str(), facts.description.c_str());
   std::vector<layer_size> sizes{{2048, 1024, 64, 8}, {7168, 2048, 32, 8}};
@@ -194,6 +211,7 @@ int run_bench(const arguments& given, const compute::gpu_facts& facts) {
       return failed;
     }
     print_times(size, *times, card, torch);
+    if (!print_loading_cost(given, size)) return failed;
     std::fflush(stdout);
   }
   std::printf(
