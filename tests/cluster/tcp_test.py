@@ -4,10 +4,13 @@ import socket
 import pytest
 import troupe
 import zmq
+from troupe._proto import client_router_pb2 as pb
+from troupe._proto import common_pb2
 from zmq.utils.monitor import recv_monitor_message
 
 from support import golden
 from support.cluster import LocalCluster
+from support.raw_client import RawClient
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +85,17 @@ def test_a_silent_connection_is_closed(tcp_cluster):
             pass
     with tcp_cluster.connect() as client:
         check_layer(client)
+
+
+@pytest.mark.fault("H5")
+def test_only_an_operators_key_gets_what_other_clients_sent(tcp_cluster, tmp_path):
+    context = tcp_cluster.context()
+    lines = (tcp_cluster.data_dir / "keys" / "client.key").read_text().splitlines()
+    keys = dict(line.split()[:2] for line in lines if not line.startswith("#"))
+    with RawClient(tcp_cluster.ready["client"], {**keys, "server": context["server_keys"]["router-0"]}) as client:
+        client.greet()
+        answer = client.ask(pb.ClientToRouter(inputs=pb.InputsRequest(request_id=7, layer="0", expert=0)))
+        assert answer.failure.error.code == common_pb2.PERMISSION_DENIED, answer
+    layer = golden.layers("mixtral")[0]
+    operator = tcp_cluster.run("expert", "export-inputs", f"{layer.name}/0", "--out", tmp_path / "x.safetensors")
+    assert (operator.returncode, "keeps no inputs" in operator.stderr) == (4, True), operator.stderr

@@ -28,9 +28,13 @@ def layer_request(hidden, request_id=1, layer="0", client_id="raw", **fields):
 
 
 class RawClient:
-    def __init__(self, address):
+    def __init__(self, address, keys=None):
+        """`keys`: for TCP; public, secret and server (the router's public key)."""
         self.context = zmq.Context()
         self.socket = self.context.socket(zmq.DEALER)
+        if keys is not None:
+            self.socket.curve_publickey, self.socket.curve_secretkey, self.socket.curve_serverkey = (
+                keys[name].encode() for name in ("public", "secret", "server"))
         self.socket.linger = 0
         self.socket.connect(address)
 
