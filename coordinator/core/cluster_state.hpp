@@ -156,6 +156,7 @@ struct node_entry {
   std::optional<time_point> stats_heard;
   double rows_per_second{};                    // between its last two reports
   std::optional<std::uint64_t> batches_heard;  // routers: total of the newest report
+  std::map<node_id, pace_report> paces;        // routers: the expert nodes that are not normal for them
 
   // maps
   epoch_number heard_epoch;  // from heartbeats

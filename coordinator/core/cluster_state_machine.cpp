@@ -26,6 +26,7 @@ void note_stats(cluster_state& state, const stats_report& report) {
   if (node == nullptr) return;
   node->resident_set_bytes = report.resident_set_bytes;
   node->queue_rows = report.queue_rows;
+  if (!node->is_expert()) membership::note_paces(state, report.node, *node, report.paces);
   std::uint64_t rows = 0;
   for (const auto& traffic : report.experts) {
     if (state.find(traffic.expert) == nullptr) continue;

@@ -13,6 +13,7 @@
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "common/node_pace.hpp"
 
 namespace troupe::coordinator {
 
@@ -95,6 +96,13 @@ struct expert_traffic {
   double weighted_norm_total{};  // expert nodes: sum over its rows of gate weight x norm of its output
 };
 
+// What a router makes of an expert node's call times, and why it last changed its mind.
+struct pace_report {
+  node_id node;
+  node_pace pace{};
+  std::string reason;
+};
+
 struct stats_report {
   node_id node;
   incarnation_number incarnation;
@@ -103,6 +111,7 @@ struct stats_report {
   std::vector<expert_traffic> experts;
   std::optional<std::uint64_t> cold_fingerprint{};  // routers that want to know the cold experts: what they know
   std::uint64_t batches_total{};                    // routers, since the start
+  std::vector<pace_report> paces{};                 // routers: nodes that were slow at some time
 };
 
 // -- operators ----------------------------------------------------------------------------------------------------

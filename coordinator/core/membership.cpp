@@ -180,6 +180,7 @@ void lose(cluster_state& state, const node_id& name, std::string reason) {
   node.life = node_lost{state.now, std::move(reason)};
   node.losses.push_back(state.now);
   node.slots.clear();
+  node.paces.clear();
   node.peer.clear();
   ++state.nodes_lost;
   state.traffic.forget(name);
@@ -198,6 +199,24 @@ void quarantine(cluster_state& state, const node_id& name, node_entry& node, con
                          until ? fmt::format("for {} s", (*until - state.now) / std::chrono::seconds(1))
                                : "until it is started anew",
                          reason));
+}
+
+void note_paces(cluster_state& state, const node_id& router, node_entry& entry, const std::vector<pace_report>& paces) {
+  std::map<node_id, pace_report> now;
+  for (const auto& report : paces) {
+    const auto known = entry.paces.find(report.node);
+    const auto before = known == entry.paces.end() ? node_pace::normal : known->second.pace;
+    const auto node = state.nodes.find(report.node);
+    if (node == state.nodes.end() || !node->second.is_expert()) continue;
+    if (report.pace != node_pace::normal) now.emplace(report.node, report);
+    if (report.pace == before) continue;
+    const auto kind = fmt::format("node_pace_{}", to_string(report.pace));
+    const auto level = report.pace == node_pace::normal ? severity::info : severity::warning;
+    state.tell(
+        level, kind, report.node.value,
+        fmt::format("{} is {} for {}: {}", report.node.value, to_string(report.pace), router.value, report.reason));
+  }
+  entry.paces = std::move(now);
 }
 
 void leave(cluster_state& state, const leave_request& request) {

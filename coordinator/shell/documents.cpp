@@ -87,6 +87,14 @@ json node_item(const cluster_state& state, const node_id& name, const node_entry
                      {"replicas_total", std::max<std::size_t>(node.drain->replicas_at_start, left)},
                      {"replicas_left", left}};
   }
+  auto paces = json::array();
+  for (const auto& [router, entry] : state.nodes) {
+    if (const auto seen = entry.paces.find(name); seen != entry.paces.end()) {
+      paces.push_back(
+          {{"router", router.value}, {"pace", to_string(seen->second.pace)}, {"reason", seen->second.reason}});
+    }
+  }
+  if (!paces.empty()) item["paces"] = std::move(paces);
   auto failures = json::array();
   for (const auto& [expert, failure] : node.failures) {
     failures.push_back({{"expert", to_string(expert)}, {"times", failure.count}, {"reason", failure.reason}});
@@ -136,6 +144,11 @@ std::vector<std::string> reasons(const cluster_state& state) {
     bool lost = std::holds_alternative<node_lost>(node.life) && !node.removed && node.is_expert();
     if (const auto* quarantined = std::get_if<node_quarantined>(&node.life); quarantined != nullptr && !node.removed) {
       list.push_back(fmt::format("{} gets no work: {}", name.value, quarantined->reason));
+    }
+    for (const auto& [slow, report] : node.paces) {
+      list.push_back(fmt::format("{} gets {} from {}: {}", slow.value,
+                                 report.pace == node_pace::slow ? "less work" : "only work that no other node can do",
+                                 name.value, report.reason));
     }
     if (lost) list.push_back(fmt::format("{} is lost: {}", name.value, std::get<node_lost>(node.life).reason));
   }

@@ -65,6 +65,10 @@ stats_report stats_from(const proto::NodeStats& m) {
   stats_report report{{m.node()}, {m.incarnation()}, m.resident_set_bytes(), m.queue_rows(), {}};
   if (m.has_cold_fingerprint()) report.cold_fingerprint = m.cold_fingerprint();
   report.batches_total = m.batches_total();
+  for (const auto& line : m.paces()) {
+    if (proto::Pace_IsValid(line.pace()))
+      report.paces.push_back({{line.node()}, static_cast<node_pace>(line.pace()), line.reason()});
+  }
   for (const auto& expert : m.experts()) {
     report.experts.push_back({{{expert.layer()}, expert.expert()},
                               expert.rows_total(),

@@ -107,6 +107,7 @@ void dispatcher::check_paces(time_point now) {
   auto changes = latency_.check(now);
   for (host_index host = 0; host < hosts_.all().size(); ++host) show_pace(host);
   for (auto& change : changes) {
+    hosts_.at(change.host).pace_reason = change.reason;
     output_.pace_changes.push_back({hosts_.at(change.host).name, change.from, change.to, std::move(change.reason)});
   }
 }

@@ -39,7 +39,8 @@ struct host {
   latency_history history{};
   std::optional<time_point> suspect_until{};  // did not answer in time, and nothing was heard since
   node_pace pace{node_pace::normal};
-  double slowness{1};  // its normalised time over that of the others (node_latency.hpp)
+  double slowness{1};         // its normalised time over that of the others (node_latency.hpp)
+  std::string pace_reason{};  // of the last change, with the figures; empty: always normal
 };
 
 // A replica that a call can go to now.

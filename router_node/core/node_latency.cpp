@@ -29,18 +29,6 @@ double median(std::vector<double> values) {
 
 }  // namespace
 
-std::string to_string(node_pace pace) {
-  switch (pace) {
-    case node_pace::normal:
-      return "normal";
-    case node_pace::slow:
-      return "slow";
-    case node_pace::quarantined:
-      return "quarantined";
-  }
-  return "unknown";
-}
-
 node_latency::node& node_latency::at(host_index host) {
   if (host >= nodes_.size()) nodes_.resize(host + 1);
   return nodes_[host];

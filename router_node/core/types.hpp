@@ -14,6 +14,7 @@
 
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "common/node_pace.hpp"
 #include "common/tensor.hpp"
 #include "model/gating.hpp"
 
@@ -21,10 +22,6 @@ namespace troupe::router {
 
 using time_point = std::chrono::steady_clock::time_point;
 using host_index = std::uint32_t;  // of an expert host in host_table
-
-// What a host's call times say about it (node_latency.hpp).
-enum class node_pace : std::uint8_t { normal, slow, quarantined };
-[[nodiscard]] std::string to_string(node_pace pace);
 
 // What happens to a row when no replica of one of its experts is left.
 // `leave_out` is the generation engine's: the row is flagged as missing and the others are answered, so that one text's
@@ -127,7 +124,7 @@ struct finished_request {
   std::variant<layer_result, error> outcome;
 };
 
-// A host became slow, or fast again. For the log.
+// A host became slow, or fast again.
 struct pace_change {
   node_id host;
   node_pace from{};

@@ -356,6 +356,12 @@ void router::impl::report_stats() {
     line.set_masked_rows_total(total.rows);
     line.set_masked_mass_total(total.mass);
   }
+  for (const auto& node : metrics_->paced_nodes()) {
+    auto& line = *stats.add_paces();
+    line.set_node(node.name.value);
+    line.set_pace(static_cast<proto::Pace>(node.pace));
+    line.set_reason(node.reason);
+  }
   if (reservoir_ || options_.explore_bias > 0) stats.set_cold_fingerprint(loop_->health().cold_fingerprint);
   stats.set_batches_total(loop_->health().batches);
   stats.set_resident_set_bytes(daemon::resident_set_bytes());

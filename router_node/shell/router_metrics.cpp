@@ -109,6 +109,15 @@ std::vector<router_metrics::masked_total> router_metrics::masked_totals() const 
   return totals;
 }
 
+std::vector<router_metrics::paced_node> router_metrics::paced_nodes() const {
+  std::lock_guard lock(mutex_);
+  std::vector<paced_node> nodes;
+  for (const auto& h : hosts_) {
+    if (!h.pace_reason.empty()) nodes.push_back({{h.name}, h.pace, h.pace_reason});
+  }
+  return nodes;
+}
+
 void router_metrics::on_request(const finished_request& finished, double seconds) {
   duration_.observe(seconds);
   const auto* reason = std::get_if<error>(&finished.outcome);
@@ -180,7 +189,7 @@ void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::ui
   std::vector<host_gauge> hosts;
   for (const auto& h : d.hosts().all()) {
     if (h.expected) {
-      hosts.push_back({h.name.value, std::holds_alternative<link_ready>(h.link), h.pace, h.slowness});
+      hosts.push_back({h.name.value, std::holds_alternative<link_ready>(h.link), h.pace, h.slowness, h.pace_reason});
     }
   }
   std::lock_guard lock(mutex_);

@@ -41,6 +41,13 @@ class router_metrics {
     double mass{};         // gate probability that they would have given it
   };
   [[nodiscard]] std::vector<masked_total> masked_totals() const;
+  // The expert nodes whose pace has changed since they were first met, as of the last refresh, with why it last did.
+  struct paced_node {
+    node_id name;
+    node_pace pace{};
+    std::string reason;
+  };
+  [[nodiscard]] std::vector<paced_node> paced_nodes() const;
   // A job of one layer has ended: its rows by outcome.
   void on_rows(const finished_request& finished, std::uint32_t rows);
   // A client's request has ended.
@@ -100,6 +107,7 @@ class router_metrics {
     bool is_up{};
     node_pace pace{};
     double slowness{1};
+    std::string pace_reason;
   };
   mutable std::mutex mutex_;  // guards map_ and hosts_
   std::shared_ptr<const cluster_map> map_;

@@ -59,6 +59,13 @@ def pace(cluster):
     return cluster.metric("moe_node_slow", f'node="{SLOW}"')
 
 
+def paces_told(cluster):
+    """The kinds of the coordinator's events about the node's pace, oldest first; each has the figures."""
+    told = [e for e in cluster.json("events")["items"] if e["kind"].startswith("node_pace_") and e["object"] == SLOW]
+    assert all("x" in event["text"] and "ms" in event["text"] for event in told), told
+    return [event["kind"] for event in told]
+
+
 @pytest.mark.fault("N10")
 def test_a_node_stopped_in_pulses_is_left_out_and_taken_back(random_model, start_cluster, record_property):
     cluster = start_cluster(random_model.folder, expert_nodes=3, replication=2, dtype="f32")
@@ -80,6 +87,8 @@ def test_a_node_stopped_in_pulses_is_left_out_and_taken_back(random_model, start
         figures["back after s"] = round(time.monotonic() - begin, 1)
         figures["p99 ms after"] = load.p99_ms_of_next(1000)
     load.assert_exact()
+    wait_until(lambda: paces_told(cluster)[-1:] == ["node_pace_normal"], 30, lambda: f"told: {paces_told(cluster)}")
+    assert {"node_pace_slow", "node_pace_quarantined"} <= set(paces_told(cluster))
     # Gauges of the router are refreshed once a second; nothing changes any more.
     hedged, retries = cluster.metric("moe_hedged_calls_total"), cluster.metric("moe_call_retries_total")
     first_calls = cluster.metric("moe_dispatch_messages_total") - retries - hedged

@@ -163,6 +163,36 @@ TEST(membership, P8_a_node_that_freezes_again_and_again_is_left_out_for_a_while)
   EXPECT_EQ(cluster.state_of("expert-0"), node_state::serving);
 }
 
+TEST(membership, what_routers_make_of_a_nodes_pace_becomes_events) {
+  core_harness cluster(settings_of(4, 2));
+  for (const auto* name : {"expert-0", "expert-1"}) cluster.add_expert_node(name);
+  cluster.add_router("router-0");
+  cluster.converge();
+  const auto say = [&](std::vector<pace_report> paces) {
+    stats_report report{{"router-0"}, {1}, 0, 0, {}};
+    report.paces = std::move(paces);
+    cluster.step(report);
+  };
+  const auto told = [&] {
+    std::vector<std::string> texts;
+    for (const auto& e : cluster.events) {
+      if (e.kind.starts_with("node_pace_")) texts.push_back(e.kind + ": " + e.text);
+    }
+    return texts;
+  };
+  say({});
+  say({{{"expert-1"}, node_pace::slow, "5 x"}});
+  say({{{"expert-1"}, node_pace::slow, "5 x"}, {{"nobody"}, node_pace::slow, "7 x"}});
+  EXPECT_EQ(told(), std::vector<std::string>{"node_pace_slow: expert-1 is slow for router-0: 5 x"});
+  say({{{"expert-1"}, node_pace::quarantined, "9 x"}});
+  say({{{"expert-1"}, node_pace::normal, "1.1 x"}});
+  say({{{"expert-1"}, node_pace::normal, "1.1 x"}});
+  EXPECT_EQ(told(), (std::vector<std::string>{"node_pace_slow: expert-1 is slow for router-0: 5 x",
+                                              "node_pace_quarantined: expert-1 is quarantined for router-0: 9 x",
+                                              "node_pace_normal: expert-1 is normal for router-0: 1.1 x"}));
+  EXPECT_EQ(cluster.state_of("expert-1"), node_state::serving) << "others may find it fast enough";
+}
+
 TEST(membership, G3_a_node_whose_device_is_lost_is_left_out_until_it_is_started_anew) {
   core_harness cluster(settings_of(4, 2));
   for (const auto* name : {"expert-0", "expert-1", "expert-2"}) cluster.add_expert_node(name);
