@@ -23,11 +23,13 @@ json to_json(const cluster_options& options) {
           {"replication", options.replication},
           {"active_experts", options.active_experts},
           {"policies", options.policies},
+          {"add_queue_rows", options.add_queue_rows},
           {"prune_share", options.prune_share},
           {"prune_window_ms", options.prune_window.count()},
           {"cold_share", options.cold_share},
           {"cold_stale_after_ms", options.cold_stale_after.count()},
           {"cold_reservoir_rows", options.cold_reservoir_rows},
+          {"record_trace", options.record_trace},
           {"explore_bias", options.explore_bias},
           {"route_groups", options.route_groups},
           {"route_groups_kept", options.route_groups_kept},
@@ -50,12 +52,14 @@ cluster_options options_from(const json& value) {
   options.replication = value.at("replication");
   options.active_experts = value.value("active_experts", 0U);
   options.policies = value.value("policies", "");
+  options.add_queue_rows = value.value("add_queue_rows", std::uint64_t{});
   options.prune_share = value.value("prune_share", options.prune_share);
   options.prune_window = std::chrono::milliseconds{value.value("prune_window_ms", options.prune_window.count())};
   options.cold_share = value.value("cold_share", options.cold_share);
   options.cold_stale_after =
       std::chrono::milliseconds{value.value("cold_stale_after_ms", options.cold_stale_after.count())};
   options.cold_reservoir_rows = value.value("cold_reservoir_rows", 0U);
+  options.record_trace = value.value("record_trace", "");
   options.explore_bias = value.value("explore_bias", 0.0);
   options.route_groups = value.value("route_groups", 0U);
   options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);

@@ -22,11 +22,13 @@ struct cluster_options {
   std::uint32_t replication{1};
   std::uint32_t active_experts{};  // per layer, at the first start; 0: all
   std::string policies{};          // of add, balance, prune; empty: none
+  std::uint64_t add_queue_rows{};  // add: only while so many rows wait at the expert nodes
   double prune_share{0.02};
   std::chrono::milliseconds prune_window{std::chrono::hours{24}};
   double cold_share{limits::cold_share};
   std::chrono::milliseconds cold_stale_after{limits::cold_stale_after};
   std::uint32_t cold_reservoir_rows{};  // inputs kept per cold expert and router; 0: none
+  std::string record_trace{};           // absolute; where routers write down their loads; empty: nowhere
   double explore_bias{};         // gate probability that a row may lose by trying a cold expert; 0: none is tried
   std::uint32_t route_groups{};  // rows choose inside some of so many groups only; 0: as the family says
   std::uint32_t route_groups_kept{2};

@@ -124,17 +124,22 @@ class planner {
     if (!http) return fail(http.error());
     plan_.coordinator_http = "http://" + *http;
     auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", *http);
-    for (const auto& word :
-         {std::string{"--replication"}, std::to_string(options_.replication), std::string{"--expert-nodes"},
-          std::to_string(options_.expert_nodes), std::string{"--active-experts"},
-          std::to_string(options_.active_experts), std::string{"--cluster-id"}, inputs_.cluster_id,
-          std::string{"--policies"}, options_.policies, std::string{"--prune-share"},
-          fmt::format("{}", options_.prune_share), std::string{"--prune-window-seconds"},
-          std::to_string(options_.prune_window / std::chrono::seconds{1}), std::string{"--cold-share"},
-          fmt::format("{}", options_.cold_share), std::string{"--cold-stale-seconds"},
-          std::to_string(options_.cold_stale_after / std::chrono::seconds{1})}) {
-      command.push_back(word);
-    }
+    const auto in_seconds = [](std::chrono::milliseconds time) {
+      return std::to_string(time / std::chrono::seconds{1});
+    };
+    const auto add = [&](const char* flag, std::string value) {
+      command.insert(command.end(), {flag, std::move(value)});
+    };
+    add("--replication", std::to_string(options_.replication));
+    add("--expert-nodes", std::to_string(options_.expert_nodes));
+    add("--active-experts", std::to_string(options_.active_experts));
+    add("--cluster-id", inputs_.cluster_id);
+    add("--policies", options_.policies);
+    add("--add-queue-rows", std::to_string(options_.add_queue_rows));
+    add("--prune-share", fmt::format("{}", options_.prune_share));
+    add("--prune-window-seconds", in_seconds(options_.prune_window));
+    add("--cold-share", fmt::format("{}", options_.cold_share));
+    add("--cold-stale-seconds", in_seconds(options_.cold_stale_after));
     add_route_groups(command);
     if (tcp()) {
       auto port = ports_.take("127.0.0.1", 3);
@@ -180,6 +185,7 @@ class planner {
     add_route_groups(command);
     if (options_.cold_reservoir_rows != 0)
       command.insert(command.end(), {"--cold-reservoir-rows", std::to_string(options_.cold_reservoir_rows)});
+    if (!options_.record_trace.empty()) command.insert(command.end(), {"--record-trace", options_.record_trace});
     if (options_.explore_bias > 0)
       command.insert(command.end(), {"--explore-bias", fmt::format("{}", options_.explore_bias)});
     if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});

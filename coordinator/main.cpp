@@ -23,6 +23,8 @@ int main(int argc, char** argv) {
             "per layer, at the first start; the others are added later; 0: all take part");
   flags.add("--policies", settings.policies,
             "what is done without being asked: add, balance, prune, or some of them with commas; default: nothing");
+  flags.add("--add-queue-rows", settings.add_queue_rows,
+            "add: only while so many rows wait at the expert nodes together; 0: whether they wait or not");
   flags.add("--prune-share", settings.prune_share, "prune: under this share of its layer's traffic");
   flags.add("--prune-window-seconds", settings.prune_window_seconds, "prune: for as long as this");
   flags.add("--cold-share", settings.cold_share,

@@ -37,8 +37,9 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
   parser.add_bytes("--kv-memory", options.kv_bytes, "keys and values of running texts, e.g. 2GiB; 0: chosen");
   parser.add("--api-key-file", options.api_keys, "keys that HTTP clients must show, one per line; default: none");
   parser.add("--no-auth", options.no_auth, "serve HTTP beyond loopback without keys");
-  parser.add("--record-trace", options.record_trace,
-             "write what experts have to do into this CSV file, for troupe simulate --loads; default: none");
+  parser.add(
+      "--record-trace", options.record_trace,
+      "write what experts have to do into this CSV file, or a new one in this folder, for troupe simulate --loads");
   parser.add("--record-trace-seconds", options.record_seconds, "time of one step in that file");
   parser.add("--coordinator", options.coordinator, "control address; default: the ipc socket in the run folder");
   parser.add("--route-groups", options.groups.groups,

@@ -96,9 +96,11 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("replication", wanted.replication, running.replication);
   compare("active-experts", wanted.active_experts, running.active_experts);
   compare("policies", wanted.policies, running.policies);
+  compare("add-queue-rows", wanted.add_queue_rows, running.add_queue_rows);
   compare("prune-share", wanted.prune_share, running.prune_share);
   compare("cold-share", wanted.cold_share, running.cold_share);
   compare("cold-reservoir-rows", wanted.cold_reservoir_rows, running.cold_reservoir_rows);
+  compare("record-trace", wanted.record_trace, running.record_trace);
   compare("explore-bias", wanted.explore_bias, running.explore_bias);
   compare("route-groups", wanted.route_groups, running.route_groups);
   compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
@@ -308,14 +310,17 @@ result<exit_code> up(const session& s, const up_request& request) {
 }
 
 // The daemons run in other folders.
-const CLI::Validator absolute_path{[](std::string& path) {
-                                     std::error_code failure;
-                                     if (!fs::is_regular_file(path, failure))
-                                       return fmt::format("{} is not a file", path);
-                                     path = fs::absolute(path).string();
-                                     return std::string{};
-                                   },
-                                   "", "absolute_path"};
+template <bool (*is_right)(const fs::path&, std::error_code&) noexcept>
+std::string make_absolute(std::string& path, const char* kind) {
+  std::error_code failure;
+  if (!is_right(path, failure)) return fmt::format("{} is not a {}", path, kind);
+  path = fs::absolute(path).string();
+  return {};
+}
+const CLI::Validator absolute_file{[](std::string& path) { return make_absolute<fs::is_regular_file>(path, "file"); },
+                                   "", "absolute_file"};
+const CLI::Validator absolute_folder{[](std::string& path) { return make_absolute<fs::is_directory>(path, "folder"); },
+                                     "", "absolute_folder"};
 
 void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--expert-nodes", options.expert_nodes, "how many processes hold experts [3]")
@@ -327,6 +332,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
                   "per layer, to begin with; others are added later (troupe expert add) [all]");
   verb.add_option("--policies", options.policies,
                   "what is done without being asked: add, balance, prune, with commas between [nothing]");
+  verb.add_option("--add-queue-rows", options.add_queue_rows,
+                  "add: only while so many rows wait at the expert nodes together [0]");
   verb.add_option("--prune-share", options.prune_share, "prune: under this share of its layer's traffic [0.02]")
       ->check(CLI::Range(0.0001, 0.9));
   add_duration(verb, "--prune-window", options.prune_window, "prune: for as long as this [24h]");
@@ -338,6 +345,10 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--cold-reservoir-rows", options.cold_reservoir_rows,
                   "inputs of each cold expert that a router keeps for training (troupe expert export-inputs) [0]")
       ->check(CLI::Range(0U, limits::cold_reservoir_rows_max));
+  verb.add_option("--record-trace", options.record_trace,
+                  "each router writes what experts have to do into a file there, for troupe simulate --loads [none]")
+      ->transform(absolute_folder)
+      ->type_name("FOLDER");
   verb.add_option("--explore-bias", options.explore_bias,
                   "an approximation: gate probability that a row may lose by trying a cold expert [0: none is tried]")
       ->check(CLI::Range(0.0, limits::explore_bias_max));
@@ -361,7 +372,7 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE");
   verb.add_option("--api-key-file", options.api_key_file, "keys that HTTP clients must show, one per line [none asked]")
-      ->transform(absolute_path)
+      ->transform(absolute_file)
       ->type_name("FILE");
   verb.add_flag("--no-auth", options.no_auth, "serve other machines over HTTP without API keys");
 }

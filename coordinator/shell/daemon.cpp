@@ -96,6 +96,7 @@ result<addresses> choose_addresses(const daemon_settings& settings) {
 
 result<policy_settings> policies_from(const daemon_settings& settings) {
   policy_settings policies;
+  policies.add_queue_rows = settings.add_queue_rows;
   policies.prune_share = settings.prune_share;
   policies.prune_window = std::chrono::seconds(settings.prune_window_seconds);
   if (!(policies.prune_share > 0 && policies.prune_share < 1) || settings.prune_window_seconds < 10) {

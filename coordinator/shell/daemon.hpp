@@ -26,6 +26,7 @@ struct daemon_settings {
   std::uint32_t expert_nodes{1};
   std::uint32_t active_experts{};
   std::string policies;  // of add, balance, prune, with commas; empty: none
+  std::uint64_t add_queue_rows{};
   double prune_share{0.02};
   std::uint64_t prune_window_seconds{24 * 3600};
   double cold_share{limits::cold_share};

@@ -77,6 +77,13 @@ result<void> validate(const router_options& options) {
   return {};
 }
 
+// In a folder each run gets a file of its own, so that a router that is started again mixes no steps.
+std::filesystem::path trace_file(const router_options& options) {
+  if (!std::filesystem::is_directory(options.record_trace)) return options.record_trace;
+  const auto now = std::chrono::floor<std::chrono::milliseconds>(std::chrono::system_clock::now());
+  return options.record_trace / fmt::format("{}.{}.csv", options.name.value, now.time_since_epoch().count());
+}
+
 class router::impl {
  public:
   impl(router_options options, std::function<void(std::string)> on_failure)
@@ -163,7 +170,7 @@ result<void> router::impl::open_model() {
   metrics_ = std::make_unique<router_metrics>(plan_);
   if (!options_.record_trace.empty()) {
     auto recorder = load_recorder::open(
-        {.file = options_.record_trace, .window = std::chrono::seconds{options_.record_seconds}}, plan_);
+        {.file = trace_file(options_), .window = std::chrono::seconds{options_.record_seconds}}, plan_);
     if (!recorder) return fail(recorder.error());
     recorder_ = std::move(*recorder);
   }

@@ -34,7 +34,7 @@ struct router_options {
   bool no_auth{};                       // HTTP beyond loopback without keys
   std::string coordinator;              // control address; empty: the ipc socket in run_dir
   model::group_limit groups{};          // a row's choice is limited to some groups of experts; none: as the family says
-  std::filesystem::path record_trace;   // CSV file of loads; empty: none
+  std::filesystem::path record_trace;   // CSV file of loads, or a folder for one per run; empty: none
   std::uint32_t record_seconds{60};     // of one step in it
   std::uint32_t cold_reservoir_rows{};  // inputs kept per cold expert; 0: none
   double explore_bias{};            // gate probability that a row may lose by trying a cold expert; 0: none is tried

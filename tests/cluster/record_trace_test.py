@@ -37,6 +37,25 @@ def send_batches(cluster, model):
     return chosen
 
 
+def loads_in(file):
+    loads = collections.Counter()
+    for row in csv.DictReader(file.read_text().splitlines()):
+        loads[int(row["layer"]), int(row["expert"])] += int(row["load"])
+    return loads
+
+
+def test_each_run_of_a_router_writes_a_file_of_its_own(start_cluster, random_model, tmp_path):
+    cluster = start_cluster(random_model.folder, expert_nodes=1, record_trace=tmp_path)
+    first = send_batches(cluster, random_model)
+    cluster.signal(ROUTER, signal.SIGTERM)
+    wait_until(lambda: not is_ready(cluster.http), 60, "the router has ended")
+    cluster.start()  # what is missing
+    second = send_batches(cluster, random_model)
+    cluster.signal(ROUTER, signal.SIGTERM)
+    wait_until(lambda: [loads_in(f) for f in sorted(tmp_path.glob(f"{ROUTER}.*.csv"))] == [first, second], 60,
+               lambda: f"both files are whole: {sorted(tmp_path.iterdir())}")
+
+
 def test_a_recorded_trace_is_simulated(start_cluster, random_model, tmp_path):
     file = tmp_path / "loads.csv"
     cluster = start_cluster(random_model.folder, expert_nodes=2)
@@ -51,10 +70,7 @@ def test_a_recorded_trace_is_simulated(start_cluster, random_model, tmp_path):
         router.send_signal(signal.SIGTERM)
         router.wait(60)
 
-    recorded = collections.Counter()
-    for row in csv.DictReader(file.read_text().splitlines()):
-        recorded[int(row["layer"]), int(row["expert"])] += int(row["load"])
-    assert recorded == chosen, "every row that was asked for, once per expert that it chose"
+    assert loads_in(file) == chosen, "every row that was asked for, once per expert that it chose"
 
     done = run_troupe("simulate", "--loads", file, "--nodes", 2, "--slots", 2 * random_model.experts, "-o", "json")
     assert done.returncode == 0, done.stderr
