@@ -228,6 +228,12 @@ inline constexpr std::size_t cold_events_per_look_max = 32;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
 static_assert(heartbeat_lost_after < restart_grace, "a dead router must be known as dead before a slot is freed");
 
+// -- comparing another version of an expert, on rows that it was asked for ------------------------------------------
+
+inline constexpr std::size_t live_rows_max = 16;  // per expert
+inline constexpr std::size_t live_rows_bytes_max = 8 * mib;
+inline constexpr std::chrono::milliseconds live_row_interval = 100ms;
+
 // -- transfers of bundles between expert nodes ---------------------------------------------------------------------
 
 // Large enough that the round trip does not count, small enough that a lost one is cheap.

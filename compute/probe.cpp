@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include <fmt/format.h>
@@ -80,6 +81,51 @@ result<void> run_probe(device& d, slot_index slot, const probe_sample& sample) {
                             to_string(sample.id), slot.value, c, values[c], sample.expected[c], allowed));
   }
   return {};
+}
+
+namespace {
+
+// [n, H] f32: what the expert in the slot makes of the rows.
+result<std::vector<float>> outputs_of(device& d, const model::expert_shape& shape, slot_index slot,
+                                      std::span<const std::byte> input) {
+  const auto type = d.info().type;
+  const auto rows = static_cast<std::uint32_t>(input.size() / (shape.hidden * bytes_per_element(type)));
+  std::vector<std::byte> output(input.size());
+  std::vector<std::uint32_t> numbers(rows);
+  std::iota(numbers.begin(), numbers.end(), 0U);
+  const std::vector<float> gate_weights(rows, 1.0F);
+  const segment only{.input = input.data(), .output = output.data(), .rows = rows};
+  const expert_group group{.slot = slot, .rows = numbers, .gate_weights = gate_weights};
+  group_report report;
+  auto done = d.run({.shape = shape, .segments = {&only, 1}, .groups = {&group, 1}}, {&report, 1});
+  if (!done) return fail(done.error());
+  std::vector<float> values(std::size_t{rows} * shape.hidden);
+  convert(type, output.data(), dtype::f32, reinterpret_cast<std::byte*>(values.data()), values.size());
+  return values;
+}
+
+}  // namespace
+
+result<output_difference> compare_slots(device& d, const model::expert_shape& shape, slot_index first,
+                                        slot_index second, std::span<const std::byte> rows) {
+  const auto a = outputs_of(d, shape, first, rows);
+  if (!a) return fail(a.error());
+  const auto b = outputs_of(d, shape, second, rows);
+  if (!b) return fail(b.error());
+  output_difference found;
+  for (std::size_t begin = 0; begin < a->size(); begin += shape.hidden) {
+    double norm = 0, difference = 0;
+    for (std::size_t c = begin; c < begin + shape.hidden; ++c) {
+      norm += double{(*a)[c]} * (*a)[c];
+      difference += (double{(*b)[c]} - (*a)[c]) * (double{(*b)[c]} - (*a)[c]);
+    }
+    const double of_row = norm > 0 ? std::sqrt(difference / norm) : (difference > 0 ? 1 : 0);
+    ++found.rows;
+    found.mean += of_row;
+    found.largest = std::max(found.largest, of_row);
+  }
+  found.mean /= found.rows;
+  return found;
 }
 
 result<void> probe(device& d, slot_index slot, const model::bundle_layout& layout, std::span<const std::byte> bundle) {

@@ -82,7 +82,8 @@ struct slot_entry {
   slot_life life;
   std::optional<node_id> replaces{};  // loaded to take the place of that node's replica
   std::uint64_t resident_bytes{};
-  bool seen{};  // in an inventory
+  bool seen{};                                    // in an inventory
+  std::optional<output_difference> difference{};  // to the version that the node served when it was loaded
   // For people; empty: it was there when this coordinator started.
   std::string came_for{};
   std::string goes_for{};

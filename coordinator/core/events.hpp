@@ -59,6 +59,14 @@ struct heartbeat {
 
 enum class reported_slot_state : std::uint8_t { loading = 1, ready = 2, failed = 3, freeing = 4 };
 
+// How differently a new version of an expert computes rows that the version before was asked for. Of a row: norm of the
+// difference of the outputs over the norm of the older one's output.
+struct output_difference {
+  std::uint32_t rows{};
+  double mean{};
+  double largest{};
+};
+
 struct slot_report {
   slot_index slot;
   expert_id expert;
@@ -67,7 +75,8 @@ struct slot_report {
   std::optional<sha256_digest> digest;  // ready
   std::uint64_t bundle_bytes{};
   std::uint64_t resident_bytes{};
-  std::string failure;  // failed: why
+  std::string failure;                            // failed: why
+  std::optional<output_difference> difference{};  // ready
 };
 
 struct inventory_report {

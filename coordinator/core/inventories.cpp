@@ -55,6 +55,7 @@ slot_life life_of_report(cluster_state& state, const node_id& name, node_entry& 
 void update_known(cluster_state& state, const node_id& name, node_entry& node, slot_entry& entry,
                   const slot_report& report) {
   entry.resident_bytes = report.resident_bytes;
+  entry.difference = report.difference;
   entry.seen = true;
   auto& life = entry.life;
   switch (report.state) {
@@ -101,8 +102,9 @@ void adopt(cluster_state& state, const node_id& name, node_entry& node, const sl
   slot_life life = useful          ? life_of_report(state, name, node, report)
                    : may_be_in_use ? slot_life{slot_retiring{epoch_number{0}}}
                                    : slot_life{slot_freeing{state.now, time_point{}}};
-  node.slots.emplace(report.slot,
-                     slot_entry{report.expert, report.version, std::move(life), {}, report.resident_bytes, true});
+  node.slots.emplace(
+      report.slot,
+      slot_entry{report.expert, report.version, std::move(life), {}, report.resident_bytes, true, report.difference});
 }
 
 }  // namespace

@@ -153,6 +153,7 @@ void stamp_retiring(cluster_state& state, epoch_number epoch) {
 }
 
 void update_experts(cluster_state& state, const cluster_map& map) {
+  versions::tell_differences(state, map);
   for (std::size_t e = 0; e < state.experts.size(); ++e) {
     auto& expert = state.experts[e];
     if (expert.version != map.experts[e].version) {

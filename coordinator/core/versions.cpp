@@ -1,6 +1,9 @@
 #include "coordinator/core/versions.hpp"
 
 #include <algorithm>
+#include <map>
+
+#include <fmt/format.h>
 
 namespace troupe::coordinator::versions {
 namespace {
@@ -20,7 +23,57 @@ bool is_complete(const cluster_state& state, const expert_entry& expert) {
   });
 }
 
+// What nodes have found out about one layer that goes over.
+struct layer_difference {
+  std::uint32_t experts{};
+  std::uint32_t compared{};
+  std::uint64_t rows{};
+  double sum{};  // over rows
+  double largest{-1};
+  expert_id most;
+
+  void add(const expert_id& expert, const output_difference& found) {
+    rows += found.rows;
+    sum += found.mean * found.rows;
+    if (found.largest > largest) {
+      largest = found.largest;
+      most = expert;
+    }
+  }
+  [[nodiscard]] std::string text() const {
+    if (rows == 0) return fmt::format("{} experts, and no rows were at hand to compare them on", experts);
+    return fmt::format(
+        "{} of {} experts compared with what they were on {} rows they were asked for; their outputs differ by {:.2g} "
+        "of "
+        "their norm on average, by {:.2g} at most (expert {})",
+        compared, experts, rows, sum / static_cast<double>(rows), largest, to_string(most));
+  }
+};
+
 }  // namespace
+
+void tell_differences(cluster_state& state, const cluster_map& map) {
+  std::map<layer_id, layer_difference> layers;
+  for (std::size_t e = 0; e < state.experts.size(); ++e) {
+    const auto& expert = state.experts[e];
+    if (map.experts[e].version == expert.version) continue;
+    auto& layer = layers[expert.id.layer];
+    ++layer.experts;
+    const auto rows_before = layer.rows;
+    for (const auto& replica : map.experts[e].replicas) {
+      const auto node = state.nodes.find(map.nodes[replica.node].name);
+      if (node == state.nodes.end()) continue;
+      const auto entry = node->second.slots.find(replica.slot);
+      if (entry != node->second.slots.end() && entry->second.difference)
+        layer.add(expert.id, *entry->second.difference);
+    }
+    layer.compared += layer.rows > rows_before ? 1 : 0;
+  }
+  for (const auto& [id, layer] : layers) {
+    state.tell(severity::info, "refresh_compared", to_string(id),
+               fmt::format("layer {} goes over to other weights: {}", to_string(id), layer.text()));
+  }
+}
 
 std::optional<sha256_digest> digest_of(const expert_entry& expert, weights_version version) {
   if (version == expert.version && expert.digest) return expert.digest;

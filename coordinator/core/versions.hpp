@@ -26,4 +26,7 @@ namespace troupe::coordinator::versions {
 // The layers that the next map serves in the wanted versions.
 [[nodiscard]] std::set<layer_id> layers_to_flip(const cluster_state& state);
 
+// Of each layer that goes over by this map: how much its experts' outputs change, on the rows that nodes compared.
+void tell_differences(cluster_state& state, const cluster_map& map);
+
 }  // namespace troupe::coordinator::versions

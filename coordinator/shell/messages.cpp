@@ -47,6 +47,9 @@ result<slot_report> slot_from(const proto::SlotReport& m, int index) {
     std::memcpy(digest.data(), m.digest().data(), digest.size());
     report.digest = digest;
   }
+  if (m.has_difference() && m.difference().rows() > 0) {
+    report.difference = output_difference{m.difference().rows(), m.difference().mean(), m.difference().largest()};
+  }
   return report;
 }
 

@@ -29,4 +29,11 @@ compute::batch merged_batch::view(const model::expert_shape& shape) {
   return {shape, segments_, views_};
 }
 
+std::span<const std::byte> merged_batch::first_row_of(std::size_t number, std::size_t bytes) const {
+  std::size_t row = views_[number].rows.front();
+  auto at = segments_.begin();
+  for (; row >= at->rows; ++at) row -= at->rows;
+  return {at->input + row * bytes, bytes};
+}
+
 }  // namespace troupe::expert

@@ -34,6 +34,8 @@ class merged_batch {
   };
   [[nodiscard]] std::span<const group_facts> groups() const { return facts_; }
   [[nodiscard]] std::uint32_t rows() const { return rows_; }
+  // The first row of the group with that number in the view, as the device reads it. @pre `bytes` is what a row has
+  [[nodiscard]] std::span<const std::byte> first_row_of(std::size_t number, std::size_t bytes) const;
 
  private:
   struct group {

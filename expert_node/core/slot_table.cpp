@@ -124,6 +124,14 @@ std::optional<slot_index> slot_table::pin(const slot_content& content) {
   return found->second;
 }
 
+std::optional<slot_index> slot_table::other_version(const slot_content& content) const {
+  for (auto at = ready_.lower_bound({content.expert, {0}}); at != ready_.end(); ++at) {
+    if (at->first.expert != content.expert) break;
+    if (at->first.version != content.version) return at->second;
+  }
+  return std::nullopt;
+}
+
 bool slot_table::unpin(slot_index slot) {
   auto& state = slots_.at(slot.value);
   if (auto* ready = std::get_if<slot_ready>(&state)) {

@@ -20,6 +20,7 @@
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "compute/device.hpp"
 #include "expert_node/core/expert_call.hpp"
 
 namespace troupe::expert {
@@ -36,6 +37,8 @@ struct loaded_facts {
   sha256_digest digest{};
   std::uint64_t bundle_bytes{};    // in the checkpoint
   std::uint64_t resident_bytes{};  // in the slot, packed
+  // To the version that this node served then; none: it served none, or had no rows at hand.
+  std::optional<compute::output_difference> difference{};
 };
 
 struct slot_empty {};
@@ -93,6 +96,9 @@ class slot_table {
   [[nodiscard]] std::optional<slot_index> pin(const slot_content& content);
   // True: it was the last user of a slot that is to be freed; unload it now. @pre pinned
   [[nodiscard]] bool unpin(slot_index slot);
+
+  // A ready slot with the expert in another version.
+  [[nodiscard]] std::optional<slot_index> other_version(const slot_content& content) const;
 
   [[nodiscard]] const slot_state& state(slot_index slot) const { return slots_.at(slot.value); }
   [[nodiscard]] std::uint32_t size() const { return static_cast<std::uint32_t>(slots_.size()); }

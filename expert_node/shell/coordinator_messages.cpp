@@ -62,6 +62,11 @@ void to_proto(std::span<const slot_report> slots, proto::Inventory& message) {
       target.set_digest(slot.facts->digest.data(), slot.facts->digest.size());
       target.set_bundle_bytes(slot.facts->bundle_bytes);
       target.set_resident_bytes(slot.facts->resident_bytes);
+      if (const auto& difference = slot.facts->difference) {
+        target.mutable_difference()->set_rows(difference->rows);
+        target.mutable_difference()->set_mean(difference->mean);
+        target.mutable_difference()->set_largest(difference->largest);
+      }
     }
     if (slot.reason) {
       target.mutable_error()->set_code(static_cast<proto::ErrorCode>(slot.reason->code));

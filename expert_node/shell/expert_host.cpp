@@ -169,6 +169,7 @@ result<void> expert_host_state::run_on_device(std::vector<call_handle>& calls) {
     convert(own, rows.output.data(), rows.call->type, rows.call->output, std::size_t{rows.call->rows} * shape.hidden);
   }
   count(merged, reports);
+  keep_rows(merged, shape.hidden);
   return {};
 }
 
@@ -207,6 +208,15 @@ void expert_host_state::count(const merged_batch& merged, const std::vector<comp
     const auto& group = groups[index];
     statistics_.add(group.expert, {group.rows, group.calls, reports[index].seconds, reports[index].weighted_norm_sum});
     statistics_.host.assignments_computed += group.rows;
+  }
+}
+
+void expert_host_state::keep_rows(const merged_batch& merged, std::size_t hidden) {
+  const auto now = settings_.now();
+  const auto bytes = hidden * bytes_per_element(device_->info().type);
+  for (std::size_t g = 0; g < merged.groups().size(); ++g) {
+    const auto& expert = merged.groups()[g].expert;
+    if (live_rows_.wants(expert, now)) live_rows_.keep(expert, merged.first_row_of(g, bytes), now);
   }
 }
 
@@ -275,8 +285,26 @@ void expert_host_state::loaded(slot_loaded& message) {
     return report_slots();
   }
   layouts_[message.slot.value] = message.layout;
+  message.facts.difference = compare(message);
   if (!slots_->finish_load(message.slot, message.facts)) settings_.ports->start_unload(message.slot);
   report_slots();
+}
+
+std::optional<compute::output_difference> expert_host_state::compare(const slot_loaded& message) {
+  const auto* loading = std::get_if<slot_loading>(&slots_->state(message.slot));
+  if (loading == nullptr) return std::nullopt;  // freed meanwhile
+  const auto rows = live_rows_.of(loading->content.expert);
+  const auto served = slots_->other_version(loading->content);
+  if (rows.empty() || !served || layouts_[served->value]->shape != message.layout->shape) return std::nullopt;
+  try {
+    auto found = compute::compare_slots(*device_, message.layout->shape, *served, message.slot, rows);
+    if (found) return *found;
+    spdlog::warn("versions of expert {} could not be compared: {}", to_string(message.layout->id),
+                 found.error().message);
+  } catch (const std::exception& e) {
+    spdlog::warn("versions of expert {} could not be compared: {}", to_string(message.layout->id), e.what());
+  }
+  return std::nullopt;
 }
 
 void expert_host_state::failed(const load_failed& message) {
@@ -292,6 +320,7 @@ void expert_host_state::unloaded(const slot_unloaded& message) {
   const auto* freeing = std::get_if<slot_freeing>(&slots_->state(message.slot));
   if (freeing == nullptr || freeing->users != 0) return;  // the end of a load that failed its probe
   layouts_[message.slot.value].reset();
+  if (!slots_->other_version(freeing->content)) live_rows_.forget(freeing->content.expert);
   slots_->finish_free(message.slot);
   report_slots();
 }

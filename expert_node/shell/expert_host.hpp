@@ -16,6 +16,7 @@
 
 #include "expert_node/core/call_queue.hpp"
 #include "expert_node/core/expert_statistics.hpp"
+#include "expert_node/core/live_rows.hpp"
 #include "expert_node/core/merged_batch.hpp"
 #include "expert_node/core/slot_table.hpp"
 #include "expert_node/core/term_fence.hpp"
@@ -75,6 +76,9 @@ class expert_host_state {
   void add_call(merged_batch& merged, expert_call& call, std::vector<converted_rows>& converted,
                 const model::expert_shape& shape);
   void count(const merged_batch& merged, const std::vector<compute::group_report>& reports);
+  void keep_rows(const merged_batch& merged, std::size_t hidden);
+  // Beside a version that serves: how much they differ on rows that were asked for.
+  [[nodiscard]] std::optional<compute::output_difference> compare(const slot_loaded& message);
   void release_pins(expert_call& call);
   void refuse(const call_handle& call, error reason);
   [[nodiscard]] static error reason_of_loss(const error& reported);
@@ -88,6 +92,7 @@ class expert_host_state {
   std::vector<std::shared_ptr<const model::bundle_layout>> layouts_;  // by slot; of ready slots
   call_queue queue_;
   expert_statistics statistics_;
+  live_rows live_rows_;
   term_fence fence_;
   bool run_pending_{};
 };

@@ -93,6 +93,8 @@ def test_every_answer_is_that_of_the_version_of_its_epoch(random_model, variants
                 (layer, expert) for layer, experts in CHANGED.items() for expert in experts}
             assert_serves(cluster, variant)
             go_on(load)
+        told = [event for event in cluster.json("events")["items"] if event["kind"] == "refresh_compared"]
+        assert len(told) >= len(variants) and all("their outputs differ by" in event["text"] for event in told), told
         back = cluster.json("placement", "rollback", str(epoch))
         assert back["state"] == "done"
         assert set(versions(cluster).values()) == {1}

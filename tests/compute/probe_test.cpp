@@ -56,6 +56,38 @@ TEST(probe, fails_when_the_output_is_not_finite) {
   EXPECT_EQ(done.error().code, errc::corrupt);
 }
 
+TEST(comparison, of_slots_is_that_of_their_outputs) {
+  for (auto type : {dtype::f32, dtype::bf16}) {
+    model::expert_shape shape{48, 40, model::activation::swiglu, false};
+    auto sample = make_sample(shape, dtype::f32, stored_form::separate, 1);
+    auto doubled = make_sample(shape, dtype::f32, stored_form::separate, 1);
+    // The last third of the bundle is the down projection: outputs are linear in it.
+    const std::size_t down = doubled.bundle.size() / 3 * 2;
+    for (std::size_t at = down; at < doubled.bundle.size(); at += sizeof(float)) {
+      float value = 0;
+      std::memcpy(&value, &doubled.bundle[at], sizeof value);
+      value *= 2;
+      std::memcpy(&doubled.bundle[at], &value, sizeof value);
+    }
+    auto d = std::move(*make_cpu_device({.type = type, .threads = 1}));
+    ASSERT_TRUE(d->reserve(2, d->slot_bytes(shape)));
+    ASSERT_TRUE(d->load({0}, sample.layout, sample.bundle));
+    ASSERT_TRUE(d->load({1}, doubled.layout, doubled.bundle));
+    std::vector<float> values(std::size_t{5} * shape.hidden);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 13) / 6.5F - 0.9F;
+    std::vector<std::byte> rows(values.size() * bytes_per_element(type));
+    convert(dtype::f32, reinterpret_cast<const std::byte*>(values.data()), type, rows.data(), values.size());
+    auto same = compare_slots(*d, shape, {0}, {0}, rows);
+    ASSERT_TRUE(same);
+    EXPECT_EQ(same->rows, 5U);
+    EXPECT_EQ(same->largest, 0);
+    auto other = compare_slots(*d, shape, {0}, {1}, rows);
+    ASSERT_TRUE(other);
+    EXPECT_NEAR(other->mean, 1.0, 1e-2);
+    EXPECT_NEAR(other->largest, 1.0, 1e-2);
+  }
+}
+
 TEST(probe, of_an_empty_slot_says_so) {
   auto sample = make_sample({30, 20, model::activation::swiglu, false}, dtype::bf16, stored_form::separate, 1);
   auto d = loaded(dtype::bf16, sample);

@@ -100,7 +100,8 @@ class core_harness {
     for (auto& message : take_messages(name)) {
       if (const auto* load = std::get_if<load_order>(&message.what)) {
         auto digest = load->folder.empty() ? digest_of(load->expert.index) : *load->digest;
-        slots.push_back({load->slot, load->expert, load->version, reported_slot_state::ready, digest, 100, 110, ""});
+        slots.push_back({load->slot, load->expert, load->version, reported_slot_state::ready, digest, 100, 110, "",
+                         load->folder.empty() ? std::nullopt : difference});
         any = true;
       } else if (const auto* free = std::get_if<free_order>(&message.what)) {
         std::erase_if(slots, [&](const auto& s) { return s.slot == free->slot; });
@@ -186,6 +187,7 @@ class core_harness {
   std::vector<node_message> messages;
   std::vector<admin_reply> replies;
   std::vector<operator_event> events;
+  std::optional<output_difference> difference;  // that nodes find when they load from another folder
   std::vector<std::string> folders_read;
   std::optional<error> store_failure;  // of every write from now on
   bool is_disk_slow{};                 // writes wait for write_next

@@ -83,6 +83,30 @@ TEST(refresh, a_layer_goes_over_as_a_whole_and_the_next_one_after_it) {
   EXPECT_EQ(h.state().sources.at({2}).state, operation_state::done);
 }
 
+TEST(refresh, says_how_much_the_outputs_of_a_layer_change) {
+  const auto told = [](const core_harness& h) {
+    std::vector<std::string> texts;
+    for (const auto& e : h.events) {
+      if (e.kind == "refresh_compared") texts.push_back(e.text);
+    }
+    return texts;
+  };
+  auto h = two_nodes();
+  h.difference = output_difference{10, 0.02, 0.25};
+  ASSERT_TRUE(h.command(from_folder({0, 2})));
+  h.converge();
+  ASSERT_EQ(told(h).size(), 2U) << "one per layer";
+  EXPECT_EQ(
+      told(h)[0],
+      "layer 0 goes over to other weights: 2 of 2 experts compared with what they were on 20 rows they were asked "
+      "for; their outputs differ by 0.02 of their norm on average, by 0.25 at most (expert 0/0)");
+  EXPECT_THAT(told(h)[1], HasSubstr("layer 1 goes over"));
+  auto silent = two_nodes();
+  ASSERT_TRUE(silent.command(from_folder({1})));
+  silent.converge();
+  EXPECT_THAT(told(silent)[0], HasSubstr("1 experts, and no rows were at hand to compare them on"));
+}
+
 TEST(refresh, new_replicas_are_loaded_from_the_folder_with_their_digest) {
   auto h = two_nodes();
   ASSERT_TRUE(h.command(from_folder({1})));

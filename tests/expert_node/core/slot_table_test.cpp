@@ -28,6 +28,15 @@ TEST(slot_table, a_loaded_expert_is_found_by_expert_and_version) {
   EXPECT_EQ(table.resident_bytes(), 120U);
 }
 
+TEST(slot_table, another_version_of_an_expert_is_found) {
+  auto table = with_ready(2, content(7, 3));
+  EXPECT_EQ(table.other_version(content(7, 4)), slot_index{2});
+  EXPECT_EQ(table.other_version(content(7, 1)), slot_index{2});
+  EXPECT_EQ(table.other_version(content(7, 3)), std::nullopt);
+  EXPECT_EQ(table.other_version(content(6, 1)), std::nullopt);
+  EXPECT_EQ(table.other_version(content(8, 1)), std::nullopt);
+}
+
 TEST(slot_table, an_expert_that_loads_is_not_served) {
   slot_table table{4};
   ASSERT_EQ(table.begin_load({0}, content(1)), load_step::start);

@@ -136,6 +136,45 @@ TEST_F(expert_host_test, weighs_and_sums_its_experts_and_counts_them) {
   EXPECT_EQ(report.slots_used, 2U);
 }
 
+TEST_F(expert_host_test, another_version_is_compared_on_rows_that_were_asked_for) {
+  const auto difference_in = [&](std::uint32_t slot) {
+    for (const auto& report : ports->inventories.back()) {
+      if (report.slot.value == slot && report.facts) return report.facts->difference;
+    }
+    return std::optional<compute::output_difference>{};
+  };
+  hold(0, 5, 10.0F);
+  EXPECT_FALSE(difference_in(0)) << "there is nothing to compare it with";
+  for (std::uint64_t n = 1; n <= 3; ++n, now += limits::live_row_interval) {
+    auto asked = call(n, {1, 2, 3, 4});
+    ask(*asked, 5, 1.0F);
+    send(serve_call{asked});
+    run();
+  }
+  command_load(1, 5, 1, 2);
+  finish_load(1, 5, 12.5F);
+  const auto found = difference_in(1);
+  ASSERT_TRUE(found);
+  EXPECT_EQ(found->rows, 3U);
+  EXPECT_NEAR(found->mean, 0.25, 1e-6);
+  EXPECT_NEAR(found->largest, 0.25, 1e-6);
+  EXPECT_FALSE(difference_in(0));
+  hold(2, 6, 1.0F);
+  EXPECT_FALSE(difference_in(2)) << "another expert";
+}
+
+TEST_F(expert_host_test, a_comparison_that_fails_costs_nothing_else) {
+  hold(0, 5, 10.0F);
+  auto asked = call(1, {1, 2});
+  ask(*asked, 5, 1.0F);
+  send(serve_call{asked});
+  run();
+  log->fail_run = []() -> result<void> { return fail(errc::internal, "no"); };
+  command_load(1, 5, 1, 2);
+  finish_load(1, 5, 12.5F);
+  EXPECT_EQ(phase_of(1), slot_report::phase::ready);
+}
+
 TEST_F(expert_host_test, calls_that_arrive_while_it_computes_are_merged) {
   hold(0, 5, 10.0F);
   for (std::uint64_t number = 1; number <= 5; ++number) {
