@@ -4,14 +4,15 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "client/cpp/include/troupe/client.hpp"
 #include "client/cpp/session.hpp"
 #include "common/limits.hpp"
+#include "model/file.hpp"
 #include "model/safetensors.hpp"
 #include "proto/client_router.pb.h"
 
@@ -69,20 +70,6 @@ result<void> add(const client::answer& answer, gathered& all) {
   return {};
 }
 
-// A reader of `out` sees the old file or the new one.
-result<void> write_file(const fs::path& out, const std::vector<std::byte>& document) {
-  const auto temporary = fs::path(out).concat(".tmp");
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  file.write(reinterpret_cast<const char*>(document.data()), static_cast<std::streamsize>(document.size()));
-  file.close();
-  std::error_code failure;
-  if (file) fs::rename(temporary, out, failure);
-  if (file && !failure) return {};
-  std::error_code ignored;
-  fs::remove(temporary, ignored);
-  return fail(errc::unavailable, fmt::format("{} cannot be written; is there room, and may you?", out.string()));
-}
-
 }  // namespace
 
 result<exported_inputs> export_inputs(const fs::path& data_dir, const cluster_context& context, const expert_id& expert,
@@ -111,7 +98,10 @@ result<exported_inputs> export_inputs(const fs::path& data_dir, const cluster_co
                                                     {"rows_seen", std::to_string(all.totals.rows_seen)}};
   const auto document = model::write_safetensors(tensors, metadata);
   all.totals.bytes = document.size();
-  if (auto written = write_file(out, document); !written) return fail(written.error());
+  const std::string_view bytes(reinterpret_cast<const char*>(document.data()), document.size());
+  if (!model::replace_file(out, bytes)) {
+    return fail(errc::unavailable, fmt::format("{} cannot be written; is there room, and may you?", out.string()));
+  }
   return all.totals;
 }
 

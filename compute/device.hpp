@@ -150,6 +150,10 @@ struct probe_sample {
 // differ by more than the dtype's tolerance, or when the output is not finite.
 [[nodiscard]] result<void> run_probe(device& d, slot_index slot, const probe_sample& sample);
 
+// Both in one call.
+[[nodiscard]] result<void> probe(device& d, slot_index slot, const model::bundle_layout& layout,
+                                 std::span<const std::byte> bundle);
+
 // How differently two slots compute the same rows. Of each row: the euclidean norm of the difference of the outputs
 // over that of the first slot's output (1 where that is zero and the other is not).
 struct output_difference {
@@ -160,8 +164,5 @@ struct output_difference {
 // `rows`: [n, H] in the device's type, n > 0. The device's thread. Errors as device::run.
 [[nodiscard]] result<output_difference> compare_slots(device& d, const model::expert_shape& shape, slot_index first,
                                                       slot_index second, std::span<const std::byte> rows);
-// Both in one call.
-[[nodiscard]] result<void> probe(device& d, slot_index slot, const model::bundle_layout& layout,
-                                 std::span<const std::byte> bundle);
 
 }  // namespace troupe::compute

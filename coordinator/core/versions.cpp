@@ -43,9 +43,8 @@ struct layer_difference {
   [[nodiscard]] std::string text() const {
     if (rows == 0) return fmt::format("{} experts, and no rows were at hand to compare them on", experts);
     return fmt::format(
-        "{} of {} experts compared with what they were on {} rows they were asked for; their outputs differ by {:.2g} "
-        "of "
-        "their norm on average, by {:.2g} at most (expert {})",
+        "{} of {} experts compared with what they were on {} rows they were asked for; "
+        "their outputs differ by {:.2g} of their norm on average, by {:.2g} at most (expert {})",
         compared, experts, rows, sum / static_cast<double>(rows), largest, to_string(most));
   }
 };

@@ -45,10 +45,8 @@ result<std::shared_ptr<const model::bundle_layout>> ask(peer_links& links, const
   link.set_version(content.version.value);
   link.set_dtype(static_cast<proto::DType>(type));
   link.set_key(key.data(), key.size());
-  if (auto asked = (*to)->send(request); !asked) return fail(asked.error());
-  do {
-    if (auto got = (*to)->receive(deadline); !got) return fail(got.error());
-  } while (!(*to)->envelope().has_linked() || (*to)->envelope().linked().fetch_id() != id);
+  const auto is_answer = [id](const proto::PeerToPeer& m) { return m.has_linked() && m.linked().fetch_id() == id; };
+  if (auto answered = (*to)->ask(request, deadline, is_answer); !answered) return fail(answered.error());
   const auto& answer = (*to)->envelope().linked();
   if (answer.has_error()) return fail(static_cast<errc>(answer.error().code()), answer.error().message());
   auto layout = from_proto(content.expert, answer.layout());

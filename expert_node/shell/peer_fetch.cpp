@@ -72,10 +72,10 @@ result<void> peer_fetch::ask_to_share(peer_link& to, const wire::shared_segment&
   share.mutable_segment()->set_name(segment.name());
   share.mutable_segment()->set_bytes(layout_->bytes());
   share.mutable_segment()->set_machine_id(wire::machine_id());
-  if (auto asked = to.send(request); !asked) return asked;
-  do {
-    if (auto got = to.receive(deadline); !got) return got;
-  } while (!to.envelope().has_shared() || to.envelope().shared().fetch_id() != fetch_id_);
+  const auto is_answer = [this](const proto::PeerToPeer& m) {
+    return m.has_shared() && m.shared().fetch_id() == fetch_id_;
+  };
+  if (auto answered = to.ask(request, deadline, is_answer); !answered) return answered;
   if (to.envelope().shared().has_error()) return fail(error_of(to.envelope().shared().error()));
   return {};
 }
@@ -96,10 +96,11 @@ bool peer_fetch::has_some() const { return window_ && window_->arrived() > 0; }
 
 result<void> peer_fetch::learn(peer_link& to) {
   const auto deadline = steady_clock::now() + limits::peer_chunk_timeout;
-  if (auto asked = send_request(to, {0, links_.settings().chunks.chunk_bytes}); !asked) return asked;
-  do {
-    if (auto got = to.receive(deadline); !got) return got;
-  } while (!to.envelope().has_chunk() || to.envelope().chunk().fetch_id() != fetch_id_);
+  const auto is_answer = [this](const proto::PeerToPeer& m) {
+    return m.has_chunk() && m.chunk().fetch_id() == fetch_id_;
+  };
+  const auto request = request_for({0, links_.settings().chunks.chunk_bytes});
+  if (auto answered = to.ask(request, deadline, is_answer); !answered) return answered;
   const auto& chunk = to.envelope().chunk();
   if (chunk.has_error()) return fail(error_of(chunk.error()));
   auto layout = from_proto(content_.expert, chunk.layout());
@@ -118,7 +119,7 @@ result<void> peer_fetch::fetch_missing(peer_link& to) {
       return fail(errc::timeout, fmt::format("{} stopped sending with {} chunks to go", to.node(), window_->missing()));
     }
     while (auto range = window_->next(now)) {
-      if (auto asked = send_request(to, *range); !asked) return asked;
+      if (auto asked = to.send(request_for(*range)); !asked) return asked;
     }
     auto got = to.receive(*window_->deadline());
     if (!got && got.error().code == errc::timeout) continue;
@@ -128,7 +129,7 @@ result<void> peer_fetch::fetch_missing(peer_link& to) {
   return {};
 }
 
-result<void> peer_fetch::send_request(peer_link& to, const chunk_range& range) {
+proto::PeerToPeer peer_fetch::request_for(const chunk_range& range) const {
   proto::PeerToPeer request;
   auto& fetch = *request.mutable_fetch();
   fetch.set_fetch_id(fetch_id_);
@@ -137,7 +138,7 @@ result<void> peer_fetch::send_request(peer_link& to, const chunk_range& range) {
   fetch.set_version(content_.version.value);
   fetch.set_offset(range.offset);
   fetch.set_bytes(range.bytes);
-  return to.send(request);
+  return request;
 }
 
 result<void> peer_fetch::take_chunk(peer_link& to) {

@@ -43,7 +43,7 @@ class peer_fetch {
   // Asks for the first chunk to learn size and layout from it.
   [[nodiscard]] result<void> learn(peer_link& to);
   [[nodiscard]] result<void> fetch_missing(peer_link& to);
-  [[nodiscard]] result<void> send_request(peer_link& to, const chunk_range& range);
+  [[nodiscard]] proto::PeerToPeer request_for(const chunk_range& range) const;
   // Copies the chunk that `to` has received into the bundle, if it is one of ours.
   [[nodiscard]] result<void> take_chunk(peer_link& to);
 

@@ -74,6 +74,15 @@ result<void> peer_link::receive(time_point deadline) {
   }
 }
 
+result<void> peer_link::ask(const proto::PeerToPeer& request, time_point deadline,
+                            const std::function<bool(const proto::PeerToPeer&)>& is_answer) {
+  if (auto asked = send(request); !asked) return asked;
+  do {
+    if (auto got = receive(deadline); !got) return got;
+  } while (!is_answer(*envelope_));
+  return {};
+}
+
 // -----------------------------------------------------------------------------------------------------------------
 
 result<peer_link*> peer_links::to(const peer_source& source) {

@@ -52,6 +52,9 @@ class peer_link {
   [[nodiscard]] result<void> send(const proto::PeerToPeer& request);
   // The next message; an error if the source refuses what was sent, at the deadline, or when cancelled.
   [[nodiscard]] result<void> receive(time_point deadline);
+  // Sends, and receives until `is_answer` holds for the message; what comes before belongs to older requests.
+  [[nodiscard]] result<void> ask(const proto::PeerToPeer& request, time_point deadline,
+                                 const std::function<bool(const proto::PeerToPeer&)>& is_answer);
 
   [[nodiscard]] const std::string& node() const { return node_; }
   [[nodiscard]] const proto::PeerToPeer& envelope() const { return *envelope_; }
