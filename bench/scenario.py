@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.parse
 from pathlib import Path
@@ -18,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / "examples" / "demo_model"
 sys.path.insert(0, str(ROOT / "tests" / "cluster"))
 from support.cluster import LocalCluster, http_request  # noqa: E402,F401  (after the path is set)
+from support.load import Clients  # noqa: E402
 
 DOMAINS = ("prose", "code", "sums")
 COLORS = {"prose": "#c2410c", "code": "#1d4ed8", "sums": "#047857"}
@@ -50,7 +50,7 @@ class Texts:
         return stream[at:at + length].astype(int).tolist()
 
 
-class Streams:
+class Streams(Clients):
     """As a context manager: `count` clients that each ask for one text after the other. Prompts are real text of
     `domains` (in turns; may be changed any time), and each text is then streamed for `answer` tokens.
 
@@ -58,22 +58,11 @@ class Streams:
     """
 
     def __init__(self, cluster, texts, domains, count=4, prompt=96, answer=24, seed=1):
+        super().__init__(count, None)
         self.address, self.texts, self.domains = urllib.parse.urlsplit(cluster.http), texts, tuple(domains)
         self.prompt, self.answer, self.seed = prompt, answer, seed
         self.tokens = self.approximate = 0
         self.failures, self._gaps = [], []
-        self._lock, self._stop = threading.Lock(), threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
-
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
 
     def take_gaps(self):
         """[(time, seconds)] between two tokens of one text since the last call; time as time.monotonic()."""
@@ -173,22 +162,17 @@ def resident_bytes(cluster):
     return total
 
 
-class Recorder:
+class Recorder(Clients):
     """As a context manager: looks at the cluster every `interval` seconds. `samples`: dicts of what look() returns, each
     with `t`, seconds since the beginning; `marks`: [(t, words)] of what the measurement did."""
 
     def __init__(self, look, interval=2.0):
+        super().__init__(1, None)
         self.look, self.interval, self.samples, self.marks = look, interval, [], []
-        self._begin, self._stop, self._failure = time.monotonic(), threading.Event(), None
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
+        self._begin, self._failure = time.monotonic(), None
 
     def __exit__(self, kind, *_):
-        self._stop.set()
-        self._thread.join()
+        super().__exit__()
         if self._failure and kind is None:
             raise self._failure
 
@@ -198,7 +182,7 @@ class Recorder:
     def mark(self, words):
         self.marks.append((self.now(), words))
 
-    def _run(self):
+    def _run(self, _):
         while True:
             t = self.now()
             try:

@@ -1,35 +1,26 @@
 """The published balancer (bench/planner/eplb), carried out on a cluster by an operator's commands."""
 import json
 import tempfile
-import threading
 import time
 
 import numpy as np
 
 from scenario import by_layer_and_expert, metrics
 from support.cluster import run_troupe
+from support.load import Clients
 
 
-class EplbEvery:
+class EplbEvery(Clients):
     """As a context manager: every `seconds` a new placement for the rows since the last one, then the commands that lead there.
     `rounds`: of each, the seconds that it took and the replicas that it wanted on other nodes."""
 
     def __init__(self, cluster, seconds, layers, experts, slots_per_layer):
+        super().__init__(1, None)
         self.cluster, self.seconds, self.layers, self.experts = cluster, seconds, layers, experts
         self.slots_per_layer, self.rounds = slots_per_layer, []
         self.nodes = sorted(name for name, node in cluster.nodes().items() if node["role"] == "expert")
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self):
+    def _run(self, _):
         rows = self._rows()
         while not self._stop.wait(self.seconds):
             before, rows = rows, self._rows()

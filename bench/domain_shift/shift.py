@@ -14,7 +14,6 @@ rows wait more than twice the median of all experts' rows, or when one is not an
 import argparse
 import json
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scenario import (DEMO_MODEL, DOMAINS, ROOT, LocalCluster, Recorder, Streams, Texts, by_layer_and_expert, draw, machine,  # noqa: E402
                       metrics)
 from domain_shift.eplb import EplbEvery  # noqa: E402
+from support.load import Clients  # noqa: E402
 
 LAYERS, EXPERTS, HIDDEN, NODES = 4, 16, 256, 3
 SLOTS_PER_LAYER = 18
@@ -32,22 +32,14 @@ COLD_SHARE, SLOW_FACTOR = 0.05, 2.0
 CONTENDERS = {"static": "static placement", "eplb": "EPLB every N", "troupe": "Troupe, --policies balance"}
 
 
-class Probe:
+class Probe(Clients):
     """As a context manager: asks each expert in turns for one row. `waits`: [(time, "L/E", seconds, exact)]."""
 
     def __init__(self, cluster):
+        super().__init__(1, None)
         self.cluster, self.waits = cluster, []
-        self._stop, self._thread = threading.Event(), threading.Thread(target=self._run)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self):
+    def _run(self, _):
         row = np.random.default_rng(5).standard_normal((1, HIDDEN), dtype=np.float32)
         with self.cluster.connect() as client:
             for turn in range(10**9):

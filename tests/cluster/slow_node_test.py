@@ -1,11 +1,10 @@
 """A node that is stopped four fifths of the time: noticed, left out, taken back, and no row wrong (issue 5, "Must show" 8)."""
 import signal
-import threading
 import time
 
 import pytest
 
-from support.load import SteadyLoad, batches_of
+from support.load import Clients, SteadyLoad, batches_of
 from support.waiting import wait_until
 
 STOPPED_SECONDS, RUNNING_SECONDS = 0.1, 0.025
@@ -13,28 +12,19 @@ SLOW = "expert-1"
 HEDGE_SHARE = 0.05
 
 
-class Pulses:
+class Pulses(Clients):
     """As a context manager: stops a process for 100 ms of every 125 ms. It runs again afterwards whatever happens."""
 
     def __init__(self, cluster, name):
+        super().__init__(1, None)
         self.cluster, self.name = cluster, name
-        self.stop = threading.Event()
-        self.thread = threading.Thread(target=self.run)
 
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.stop.set()
-        self.thread.join()
-
-    def run(self):
-        while not self.stop.is_set():
+    def _run(self, _):
+        while not self._stop.is_set():
             self.cluster.signal(self.name, signal.SIGSTOP)
-            self.stop.wait(STOPPED_SECONDS)
+            self._stop.wait(STOPPED_SECONDS)
             self.cluster.signal(self.name, signal.SIGCONT)
-            self.stop.wait(RUNNING_SECONDS)
+            self._stop.wait(RUNNING_SECONDS)
 
 
 class TimedLoad(SteadyLoad):

@@ -49,7 +49,7 @@ class Clients:
     """As a context manager: threads that run `_run(number)` until `_stop` is set, which is when it is left."""
 
     def __init__(self, count, patience):
-        """`patience`: seconds that one of them may need to come to its end."""
+        """`patience`: seconds that one of them may need to come to its end; None: as many as it takes."""
         self._patience = patience
         self._lock = threading.Lock()
         self._stop = threading.Event()
