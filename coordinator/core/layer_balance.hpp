@@ -1,8 +1,9 @@
-// The slots of one layer while they are planned: who holds what, how full that makes each node, and what a step would
-// change. Knows the rules (one replica per node, zones), not what is worth doing.
+// Who holds what of one layer while it is planned, how full that makes each node, and what a step would change. Knows
+// the rules (one replica per node, zones), not what is worth doing.
 //
 // An empty slot holds a replica of a nameless expert without load; so moving to a free slot is changing places with it.
-// Times are in units of the mean time of a node: 1.05 is 5 % above it. One thread.
+// Which slot of its node a replica has does not matter until the end (slots_after). Times are in units of the mean time
+// of a node: 1.05 is 5 % above it. One thread.
 #pragma once
 
 #include <algorithm>
@@ -31,36 +32,30 @@ class layer_balance {
 
   // -- what is
   [[nodiscard]] std::uint32_t nodes() const { return static_cast<std::uint32_t>(nodes_.size()); }
-  [[nodiscard]] std::uint32_t experts() const { return experts_; }
+  [[nodiscard]] std::uint32_t experts() const { return experts_; }  // as an expert: an empty slot
   [[nodiscard]] std::uint32_t slots() const { return first_slot_.back(); }
-  [[nodiscard]] std::uint32_t first_slot(std::uint32_t n) const { return first_slot_[n]; }
-  [[nodiscard]] std::uint32_t node_of(std::uint32_t slot) const { return node_of_[slot]; }
-  [[nodiscard]] std::uint32_t expert_at(std::uint32_t slot) const { return held_[slot]; }  // experts(): empty
-  // @pre the node holds it
-  [[nodiscard]] std::uint32_t slot_of(std::uint32_t n, std::uint32_t e) const {
-    const auto held = held_by(n);
-    return first_slot_[n] + static_cast<std::uint32_t>(std::ranges::find(held, e) - held.begin());
-  }
-  [[nodiscard]] bool is_empty(std::uint32_t slot) const { return held_[slot] == experts_; }
-  [[nodiscard]] bool has_empty(std::uint32_t n) const { return empty_[n] > 0; }
+  [[nodiscard]] bool has_empty(std::uint32_t n) const { return held_by(n).back() == experts_; }
   [[nodiscard]] double time(std::uint32_t n) const { return time_[n]; }
   [[nodiscard]] double slowness(std::uint32_t n) const { return slowness_[n]; }  // 1 / speed
   [[nodiscard]] double weight(std::uint32_t e) const { return weight_[e]; }
   [[nodiscard]] double share(std::uint32_t e) const { return share_[e]; }  // of one replica; without any: the load
   [[nodiscard]] std::uint32_t count(std::uint32_t e) const { return count_[e]; }
+  // Experts with more than one replica, in no order.
+  [[nodiscard]] std::span<const std::uint32_t> replicated() const { return replicated_; }
   [[nodiscard]] std::span<const std::uint32_t> holders(std::uint32_t e) const {
     return {holders_.data() + std::size_t{e} * nodes_.size(), count_[e]};
   }
+  // One per slot, the largest share first, empty slots last.
   [[nodiscard]] std::span<const std::uint32_t> held_by(std::uint32_t n) const {
     return {held_.data() + first_slot_[n], held_.data() + first_slot_[n + 1]};
   }
   // What each of them puts on its node: held_by, by position.
   [[nodiscard]] std::span<const double> shares_on(std::uint32_t n) const {
-    return {slot_share_.data() + first_slot_[n], slot_share_.data() + first_slot_[n + 1]};
+    return {held_share_.data() + first_slot_[n], held_share_.data() + first_slot_[n + 1]};
   }
-  [[nodiscard]] bool holds(std::uint32_t n, std::uint32_t e) const {
-    return std::ranges::find(holders(e), n) != holders(e).end();
-  }
+  [[nodiscard]] bool holds(std::uint32_t n, std::uint32_t e) const { return (had_[at(n, e)] & now) != 0; }
+  [[nodiscard]] bool was_held(std::uint32_t n, std::uint32_t e) const { return (had_[at(n, e)] & before) != 0; }
+  [[nodiscard]] bool was_served(std::uint32_t e) const { return was_served_[e]; }
   [[nodiscard]] std::uint32_t fullest() const {
     return static_cast<std::uint32_t>(std::ranges::max_element(time_) - time_.begin());
   }
@@ -73,44 +68,46 @@ class layer_balance {
   [[nodiscard]] bool may_hold(std::uint32_t n, std::uint32_t e, std::uint32_t from = no_expert) const {
     return e == experts_ || (!holds(n, e) && (one_zone_ || keeps_spread(n, e, from)));
   }
-  [[nodiscard]] bool may_swap(std::uint32_t a, std::uint32_t b) const {
-    return may_hold(node_of_[b], held_[a], node_of_[a]) && may_hold(node_of_[a], held_[b], node_of_[b]);
+  // Can x of node a and y of node b change places?
+  [[nodiscard]] bool may_swap(std::uint32_t a, std::uint32_t x, std::uint32_t b, std::uint32_t y) const {
+    return may_hold(b, x, a) && may_hold(a, y, b);
   }
-  // Can the slot be given to another expert?
-  [[nodiscard]] bool is_spare(std::uint32_t slot) const { return is_empty(slot) || count_[held_[slot]] > 1; }
+  // Can its slot be given to another expert?
+  [[nodiscard]] bool is_spare(std::uint32_t e) const { return e == experts_ || count_[e] > 1; }
 
-  // Replicas that nodes would have to load, compared with the beginning: now, and more by a step.
+  // Replicas that nodes would have to load, compared with the beginning: now, and more when a node takes x for y.
   [[nodiscard]] std::int64_t moves() const { return moves_; }
-  [[nodiscard]] std::int64_t price(std::uint32_t slot, std::uint32_t e) const {
-    return std::int64_t{is_new(node_of_[slot], e)} - std::int64_t{is_new(node_of_[slot], held_[slot])};
+  [[nodiscard]] std::int64_t price(std::uint32_t n, std::uint32_t y, std::uint32_t x) const {
+    return std::int64_t{!was_held(n, x)} - std::int64_t{!was_held(n, y)};
   }
-  [[nodiscard]] bool was_held(std::uint32_t n, std::uint32_t e) const {
-    const auto* first = before_.data() + std::size_t{e} * nodes_.size();
-    return std::find(first, first + count_before_[e], n) != first + count_before_[e];
-  }
-
   // Does it hold what it did not hold in the beginning? If not, every new replica there is a move.
   [[nodiscard]] bool is_changed(std::uint32_t n) const { return changed_[n] > 0; }
 
-  [[nodiscard]] bool was_served(std::uint32_t e) const { return count_before_[e] > 0; }
-
   // -- steps. @pre allowed by the above
-  void swap(std::uint32_t slot_a, std::uint32_t slot_b);
-  void replace(std::uint32_t slot, std::uint32_t e);  // e: experts() makes it empty
+  void swap(std::uint32_t a, std::uint32_t x, std::uint32_t b, std::uint32_t y);
+  void replace(std::uint32_t n, std::uint32_t y, std::uint32_t x);  // x takes the slot of y; experts(): empty
   // To place all replicas of an expert one by one: its share, as if they were there; each into an empty slot; the share
   // for as many as there are in the end.
   void expect(std::uint32_t e, std::uint32_t replicas) { share_[e] = weight_[e] / replicas; }
-  void place(std::uint32_t slot, std::uint32_t e);
+  void place(std::uint32_t n, std::uint32_t e);
   void set_share(std::uint32_t e);
 
+  // -- the end: the expert of each slot, no_expert where it is empty. What stays on a node keeps its slot of `present`.
+  [[nodiscard]] std::vector<std::uint32_t> slots_after(std::span<const std::uint32_t> present);
+  [[nodiscard]] std::uint32_t node_of(std::uint32_t slot) const { return node_of_[slot]; }
+
  private:
-  [[nodiscard]] bool is_new(std::uint32_t n, std::uint32_t e) const { return e != experts_ && !was_held(n, e); }
+  // What a node has to do with an expert: bits.
+  static constexpr std::uint8_t now = 1, before = 2, placed = 4;
+  [[nodiscard]] std::size_t at(std::uint32_t n, std::uint32_t e) const { return n * weight_.size() + e; }
   [[nodiscard]] bool keeps_spread(std::uint32_t n, std::uint32_t e, std::uint32_t from) const;
   [[nodiscard]] std::uint32_t* holders_begin(std::uint32_t e) {
     return holders_.data() + std::size_t{e} * nodes_.size();
   }
-  void put(std::uint32_t slot, std::uint32_t e);
-  void refresh_times();
+  void fill_nodes(std::span<const std::uint32_t> present);
+  void put(std::uint32_t n, std::uint32_t y, std::uint32_t x);
+  [[nodiscard]] std::uint32_t find(std::uint32_t n, std::uint32_t e) const;
+  void set_held(std::uint32_t n, std::uint32_t position, std::uint32_t e);
 
   // constant
   std::vector<load_node> nodes_;
@@ -124,13 +121,32 @@ class layer_balance {
   std::uint32_t experts_{};
   double total_{};
   std::int64_t moves_{};
-  std::vector<double> weight_, share_, time_;        // per expert, expert, node
-  std::vector<double> slot_share_;                   // per slot
-  std::vector<std::uint32_t> held_;                  // per slot
-  std::vector<std::uint32_t> empty_;                 // per node: slots
-  std::vector<std::int64_t> changed_;                // per node: replicas it did not hold
-  std::vector<std::uint32_t> count_, count_before_;  // per expert
-  std::vector<std::uint32_t> holders_, before_;      // per expert: room for all nodes
+  std::vector<double> weight_, share_, time_;  // per expert, expert, node
+  std::vector<std::uint32_t> held_;            // per node: its slots, by share
+  std::vector<double> held_share_;
+  std::vector<std::int64_t> changed_;  // per node: replicas it did not hold
+  std::vector<std::uint32_t> count_;   // per expert
+  std::vector<bool> was_served_;
+  std::vector<std::uint32_t> holders_;  // per expert: room for all nodes
+  std::vector<std::uint32_t> replicated_;
+  std::vector<std::uint8_t> had_;  // per node and expert
 };
+
+// Two experts that change places take so much load from one node and give it to the other: more than low, less than
+// high.
+struct load_range {
+  double low, high;
+};
+
+// Calls visit(x, y, moved) for the positions of `hot` and `cold` (shares_on two nodes) whose change of places moves a
+// load within `wanted`, which visit may narrow. The shares fall, so few of all pairs are looked at.
+template <class Visit>
+void for_pairs(std::span<const double> hot, std::span<const double> cold, const load_range& wanted, Visit visit) {
+  std::size_t first = 0;
+  for (std::size_t x = 0; x < hot.size(); ++x) {
+    while (first < cold.size() && hot[x] - cold[first] <= wanted.low) ++first;
+    for (auto y = first; y < cold.size() && hot[x] - cold[y] < wanted.high; ++y) visit(x, y, hot[x] - cold[y]);
+  }
+}
 
 }  // namespace troupe::coordinator

@@ -10,11 +10,13 @@
 //              above it most per move: one more replica in place of another expert's spare one (1 move), two replicas
 //              that change places (2 moves). Counts of replicas change only where that is the better step
 //   3 fill     free slots take another replica of the expert whose replicas are fullest
-//   4 even out without a limit of moves: changing places until the fullest node cannot get better
+//   4 even out without a limit of moves: changing places until the fullest node is 0.03 % above the mean or cannot get
+//              better
 //
 // Without a present placement: replicas one by one to the expert whose replicas are fullest, fullest replicas first to
-// the emptiest node, then 3 and 4. Always: at most one replica of an expert per node, replicas of one expert in as many
-// zones as there are (as far as slots allow), no slot empty that could be used. Nothing has to divide anything.
+// the emptiest node, then 3 and 4 (as far as it gets). Always: at most one replica of an expert per node, replicas of
+// one expert in as many zones as there are (as far as slots allow), no slot empty that could be used. Nothing has to
+// divide anything.
 //
 // Deterministic: equal input gives an equal plan. One thread per planner; it keeps its memory from layer to layer.
 #pragma once
@@ -51,7 +53,7 @@ struct load_move {
 [[nodiscard]] std::string_view to_string(load_move::why reason);
 
 struct layer_plan {
-  std::vector<std::uint32_t> expert_of_slot;  // as in the input
+  std::vector<std::uint32_t> expert_of_slot;  // as in the input; what stays on its node keeps its slot
   std::vector<load_move> moves;               // by slot; none when nothing was placed before
   std::uint64_t bytes{};                      // that the moves copy
   double imbalance_before{};                  // of these loads on the present placement; 0 when there was none
@@ -72,16 +74,18 @@ class load_planner {
   void place_all();
   void cover();
   void relieve(double imbalance_wanted);
-  void even_out();
-  void swap_evenly();
+  void even_out(double enough);  // stops when the fullest node is that little above the mean
+  void swap_evenly(double enough);
   struct evening {
-    double fuller{};  // time of the fuller one of the two nodes afterwards
-    std::uint32_t a{no_expert}, b{no_expert};
+    double fuller{};                 // time of the fuller one of the two nodes afterwards
+    std::uint32_t other{no_expert};  // the node that the fullest changes places with
+    std::uint32_t gives{no_expert}, takes{no_expert};
   };
   void try_evening(std::uint32_t hot, std::uint32_t cold, evening& best) const;
   bool fill();  // was there something to fill?
   [[nodiscard]] std::int64_t moves_left() const;
-  [[nodiscard]] std::vector<load_move> list_moves(std::span<const std::uint32_t> present) const;
+  [[nodiscard]] std::vector<load_move> list_moves(std::span<const std::uint32_t> present,
+                                                  std::span<const std::uint32_t> after) const;
 
   load_planner_settings settings_;
   layer_balance layer_;

@@ -192,6 +192,15 @@ TEST_P(random_layers, keep_the_rules) {
       const auto covers = std::ranges::count(plan.moves, load_move::why::cover, &load_move::reason);
       ASSERT_TRUE(moves_max < 0 || std::cmp_less_equal(plan.moves.size(), std::max<std::int64_t>(moves_max, covers)));
     }
+    for (std::uint32_t slot = 0, n = 0; n < node_count; ++n) {
+      std::set<std::uint32_t> seen;  // a second replica on the node has no slot of its own
+      for (const auto last = slot + nodes[n].slots; slot < last; ++slot) {
+        if (was_empty || present[slot] == no_expert || !seen.insert(present[slot]).second) continue;
+        const auto& at = holders.at(present[slot]);
+        const bool stays = std::ranges::find(at, n) != at.end();
+        ASSERT_EQ(plan.expert_of_slot[slot] == present[slot], stays) << "slot " << slot;
+      }
+    }
     if (was_empty || moves_max < 0) {
       std::size_t usable = 0;
       for (auto own : node_slots) usable += std::min(own, experts);
