@@ -223,7 +223,8 @@ machine_facts this_machine() {
 }
 
 std::uint64_t slot_bytes_of(const model::description& model, const std::string& dtype) {
-  const std::uint64_t width = dtype == "bf16" || (dtype == "auto" && model.stored == dtype::bf16) ? 2 : 4;
+  const auto asked = dtype == "bf16" ? dtype::bf16 : dtype::f32;
+  const std::uint64_t width = bytes_per_element(dtype == "auto" ? model::default_compute_type(model.stored) : asked);
   std::uint64_t largest = 0;
   for (const auto& layer : model.layers) {
     const auto& shape = layer.shape;

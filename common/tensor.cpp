@@ -16,7 +16,7 @@ struct dtype_row {
   std::size_t bytes;
 };
 
-constexpr std::array<dtype_row, 15> dtype_table{{
+constexpr std::array<dtype_row, 16> dtype_table{{
     {dtype::f32, "F32", 4},
     {dtype::f16, "F16", 2},
     {dtype::bf16, "BF16", 2},
@@ -32,6 +32,7 @@ constexpr std::array<dtype_row, 15> dtype_table{{
     {dtype::boolean, "BOOL", 1},
     {dtype::f8_e4m3, "F8_E4M3", 1},
     {dtype::f8_e5m2, "F8_E5M2", 1},
+    {dtype::f8_e8m0, "F8_E8M0", 1},
 }};
 
 const dtype_row& row_of(dtype type) {

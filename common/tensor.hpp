@@ -29,7 +29,8 @@ enum class dtype : std::uint8_t {
   u64 = 12,
   boolean = 13,
   f8_e4m3 = 14,
-  f8_e5m2 = 15
+  f8_e5m2 = 15,
+  f8_e8m0 = 16
 };
 
 [[nodiscard]] std::size_t bytes_per_element(dtype type);
@@ -59,6 +60,27 @@ struct tensor_view {
 }
 
 [[nodiscard]] float f16_to_f32(std::uint16_t bits);
+
+// The numbers of fewer bits that quantised weights are made of (OCP OFP8 and MX specifications); all exact in f32.
+// F8_E4M3 (its "fn" variant): sign, 4 bits of exponent with bias 7, 3 of fraction; no infinity, 0x7f and 0xff are NaN.
+[[nodiscard]] constexpr float e4m3_to_f32(std::uint8_t bits) {
+  const std::uint32_t magnitude = bits & 0x7fU;
+  const std::uint32_t sign = std::uint32_t{bits & 0x80U} << 24;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | 0x7fc00000U);
+  if (magnitude >= 8) return std::bit_cast<float>(sign | ((magnitude << 20) + (120U << 23)));
+  return static_cast<float>(magnitude) * (sign != 0 ? -0x1p-9F : 0x1p-9F);
+}
+// A scale: 2^(bits - 127); 255 is NaN.
+[[nodiscard]] constexpr float e8m0_to_f32(std::uint8_t bits) {
+  if (bits == 0xff) return std::bit_cast<float>(0x7fc00000U);
+  return std::bit_cast<float>(bits == 0 ? 0x00400000U : std::uint32_t{bits} << 23);
+}
+// Half a byte: sign, 2 bits of exponent, 1 of fraction: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives. @pre bits < 16
+[[nodiscard]] constexpr float e2m1_to_f32(unsigned bits) {
+  constexpr float magnitudes[8] = {0, 0.5F, 1, 1.5F, 2, 3, 4, 6};
+  return bits < 8 ? magnitudes[bits] : -magnitudes[bits - 8];
+}
+
 // Round to nearest even; overflow becomes infinity, NaN stays NaN.
 [[nodiscard]] std::uint16_t f32_to_f16(float value);
 

@@ -1,23 +1,27 @@
 #include "compute/bundle_plan.hpp"
 
 #include <array>
+#include <cassert>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include <fmt/format.h>
 
+#include "model/quantised.hpp"
+
 namespace troupe::compute {
 namespace {
 
 using model::tensor_role;
 
-constexpr std::array<const char*, 8> role_names{"gate",      "up",      "down",      "gate_up",
-                                                "gate_bias", "up_bias", "down_bias", "gate_up_bias"};
+constexpr std::array<const char*, 12> role_names{"gate",       "up",       "down",       "gate_up",
+                                                 "gate_bias",  "up_bias",  "down_bias",  "gate_up_bias",
+                                                 "gate_scale", "up_scale", "down_scale", "gate_up_scale"};
 
 const char* name_of(tensor_role role) { return role_names.at(static_cast<std::size_t>(role)); }
 
-bool is_bias(tensor_role role) { return role >= tensor_role::gate_bias; }
+bool is_bias(tensor_role role) { return !model::is_weight(role) && !model::is_scale(role); }
 
 // [out, in] of the whole stored tensor; biases have one input.
 struct extents {
@@ -25,6 +29,7 @@ struct extents {
   std::uint64_t in;
 };
 
+// @pre not the role of scales
 extents expected_extents(tensor_role role, const model::expert_shape& shape) {
   std::uint64_t hidden = shape.hidden;
   std::uint64_t width = shape.width;
@@ -43,8 +48,9 @@ extents expected_extents(tensor_role role, const model::expert_shape& shape) {
       return {hidden, 1};
     case tensor_role::gate_up_bias:
       return {2 * width, 1};
+    default:
+      return {0, 0};
   }
-  return {0, 0};
 }
 
 std::string text_of(const std::vector<std::uint64_t>& shape) {
@@ -65,11 +71,41 @@ std::vector<std::uint64_t> without_leading_ones(std::vector<std::uint64_t> shape
   return shape;
 }
 
-result<void> check_tensor(const model::bundle_layout& layout, const model::bundle_tensor& tensor) {
-  if (tensor.type != dtype::f32 && tensor.type != dtype::f16 && tensor.type != dtype::bf16) {
-    return refuse(layout, fmt::format("tensor {} has type {}, which no device computes with (F32, F16, BF16)",
-                                      tensor.name, to_string(tensor.type)));
+result<void> check_type(const model::bundle_layout& layout, const model::bundle_tensor& tensor) {
+  const bool is_known = model::is_plain(tensor.type) || model::is_scale(tensor.role) ||
+                        (model::is_weight(tensor.role) && model::is_quantised(tensor.type));
+  if (is_known) return {};
+  return refuse(layout, fmt::format("tensor {} has type {}, which no device computes with (F32, F16, BF16; F8_E4M3 and "
+                                    "mxfp4 for weights)",
+                                    tensor.name, to_string(tensor.type)));
+}
+
+result<void> check_bytes(const model::bundle_layout& layout, const model::bundle_tensor& tensor) {
+  auto bytes = checked_bytes(tensor.type, tensor.shape);
+  if (bytes && *bytes == tensor.bytes) return {};
+  return refuse(layout, fmt::format("tensor {} has {} bytes, which is not shape {} of {}", tensor.name, tensor.bytes,
+                                    text_of(tensor.shape), to_string(tensor.type)));
+}
+
+// Of quantised weights and their scales.
+result<void> check_quantised(const model::bundle_layout& layout, const model::bundle_tensor& tensor) {
+  const bool is_mxfp4 = tensor.type == dtype::u8;
+  const auto expected = model::stored_shape(tensor.role, layout.shape, tensor.transposed, is_mxfp4, layout.block);
+  // Half a block of mxfp4 is nowhere defined.
+  const bool is_whole =
+      !is_mxfp4 || model::is_scale(tensor.role) ||
+      (layout.shape.hidden % model::mxfp4_block.inputs == 0 && layout.shape.width % model::mxfp4_block.inputs == 0);
+  if (tensor.shape != expected || tensor.transposed || !is_whole) {
+    return refuse(layout,
+                  fmt::format("tensor {} ({}) has shape {}{}, expected {}", tensor.name, name_of(tensor.role),
+                              text_of(tensor.shape), tensor.transposed ? ", transposed" : "", text_of(expected)));
   }
+  return check_bytes(layout, tensor);
+}
+
+result<void> check_tensor(const model::bundle_layout& layout, const model::bundle_tensor& tensor) {
+  if (auto fine = check_type(layout, tensor); !fine) return fine;
+  if (!model::is_plain(tensor.type) || model::is_scale(tensor.role)) return check_quantised(layout, tensor);
   auto expected = expected_extents(tensor.role, layout.shape);
   bool bias = is_bias(tensor.role);
   auto shape = without_leading_ones(tensor.shape, bias ? 1 : 2);
@@ -81,12 +117,7 @@ result<void> check_tensor(const model::bundle_layout& layout, const model::bundl
                                       name_of(tensor.role), text_of(tensor.shape), expected.out, expected.in,
                                       tensor.transposed ? ", transposed" : ""));
   }
-  auto bytes = checked_bytes(tensor.type, tensor.shape);
-  if (!bytes || *bytes != tensor.bytes) {
-    return refuse(layout, fmt::format("tensor {} has {} bytes, which is not shape {} of {}", tensor.name, tensor.bytes,
-                                      text_of(tensor.shape), to_string(tensor.type)));
-  }
-  return {};
+  return check_bytes(layout, tensor);
 }
 
 matrix_piece whole_piece(const model::bundle_tensor& tensor, std::size_t offset, const extents& size) {
@@ -115,6 +146,7 @@ class planner {
 
   result<void> add(const model::bundle_tensor& tensor, std::size_t offset) {
     if (auto fine = check_tensor(layout_, tensor); !fine) return fine;
+    if (model::is_scale(tensor.role)) return keep_scales(tensor, offset);
     auto whole = whole_piece(tensor, offset, expected_extents(tensor.role, layout_.shape));
     switch (tensor.role) {
       case tensor_role::gate:
@@ -135,6 +167,8 @@ class planner {
       case tensor_role::gate_up_bias:
         if (auto fine = set(plan_.gate_bias, every_second(whole, 0), tensor); !fine) return fine;
         return set(plan_.up_bias, every_second(whole, 1), tensor);
+      default:
+        break;
     }
     return refuse(layout_, fmt::format("tensor {} has an unknown role", tensor.name));
   }
@@ -154,10 +188,46 @@ class planner {
       if ((piece->out != 0) == rule.second) continue;
       return refuse(layout_, fmt::format("{} {}", name_of(rule.first), rule.second ? "is missing" : "is not expected"));
     }
+    if (auto fine = attach_scales(); !fine) return fail(fine.error());
     return plan_;
   }
 
  private:
+  result<void> keep_scales(const model::bundle_tensor& tensor, std::size_t offset) {
+    auto& kept = scales_.at(static_cast<std::size_t>(tensor.role) - static_cast<std::size_t>(tensor_role::gate_scale));
+    if (kept.tensor != nullptr) {
+      return refuse(layout_, fmt::format("tensor {} ({}) is there twice", tensor.name, name_of(tensor.role)));
+    }
+    kept = {&tensor, offset};
+    return {};
+  }
+
+  // Each quantised weight has scales of the right kind, and no other weight has any.
+  result<void> attach_scales() {
+    for (const auto& weight : layout_.tensors) {
+      if (!model::is_weight(weight.role)) continue;
+      auto& kept = scales_.at(static_cast<std::size_t>(weight.role));
+      if (!model::is_quantised(weight.type)) continue;
+      const auto role = model::scale_of(weight.role);
+      const bool fits = kept.tensor != nullptr && model::is_scale_type(weight.type, kept.tensor->type) &&
+                        (weight.type != dtype::u8 || layout_.block == model::mxfp4_block);
+      if (!fits) {
+        return refuse(layout_, fmt::format("tensor {} is {} and has no {} that fits it", weight.name,
+                                           model::stored_name(weight.type), name_of(role)));
+      }
+      const piece_scales scales{.offset = kept.offset, .type = kept.tensor->type, .block = layout_.block};
+      if (weight.role == tensor_role::gate || weight.role == tensor_role::gate_up) plan_.gate.scales = scales;
+      if (weight.role == tensor_role::up || weight.role == tensor_role::gate_up) plan_.up.scales = scales;
+      if (weight.role == tensor_role::down) plan_.down.scales = scales;
+      kept = {};
+    }
+    for (const auto& kept : scales_) {
+      if (kept.tensor == nullptr) continue;
+      return refuse(layout_, fmt::format("{} is not expected", name_of(kept.tensor->role)));
+    }
+    return {};
+  }
+
   result<void> set(matrix_piece& target, const matrix_piece& piece, const model::bundle_tensor& tensor) {
     if (target.out != 0) {
       return refuse(layout_, fmt::format("tensor {} ({}) is there twice", tensor.name, name_of(tensor.role)));
@@ -166,8 +236,14 @@ class planner {
     return {};
   }
 
+  struct stored_scales {
+    const model::bundle_tensor* tensor{};
+    std::size_t offset{};
+  };
+
   const model::bundle_layout& layout_;
   bundle_plan plan_;
+  std::array<stored_scales, 4> scales_{};  // by the role of their weight
 };
 
 }  // namespace
@@ -175,6 +251,10 @@ class planner {
 result<bundle_plan> plan_bundle(const model::bundle_layout& layout, std::size_t bundle_bytes) {
   if (layout.shape.hidden == 0 || layout.shape.width == 0) {
     return refuse(layout, fmt::format("hidden {} or width {} is zero", layout.shape.hidden, layout.shape.width));
+  }
+  if (layout.block.outputs == 0 || layout.block.inputs == 0) {
+    return refuse(layout,
+                  fmt::format("scales for blocks of {} x {} weights", layout.block.outputs, layout.block.inputs));
   }
   planner plan(layout);
   std::size_t offset = 0;
@@ -189,6 +269,7 @@ result<bundle_plan> plan_bundle(const model::bundle_layout& layout, std::size_t 
 }
 
 float read_element(const matrix_piece& piece, const std::byte* bundle, std::size_t o, std::size_t i) {
+  assert(model::is_plain(piece.type));
   const std::byte* at = bundle + piece.offset + piece.index(o, i) * bytes_per_element(piece.type);
   if (piece.type == dtype::f32) {
     float value = 0;
@@ -198,6 +279,20 @@ float read_element(const matrix_piece& piece, const std::byte* bundle, std::size
   std::uint16_t bits = 0;
   std::memcpy(&bits, at, sizeof bits);
   return piece.type == dtype::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+void read_row(const matrix_piece& piece, const std::byte* bundle, std::size_t o, float* target) {
+  if (!model::is_quantised(piece.type)) {
+    for (std::size_t i = 0; i < piece.in; ++i) target[i] = read_element(piece, bundle, o, i);
+    return;
+  }
+  const model::quantised_matrix stored{.type = piece.type,
+                                       .numbers = bundle + piece.offset,
+                                       .scale_type = piece.scales.type,
+                                       .scales = bundle + piece.scales.offset,
+                                       .in = piece.in,
+                                       .block = piece.scales.block};
+  model::dequantise_row(stored, piece.index(o, 0) / piece.in, target);
 }
 
 }  // namespace troupe::compute

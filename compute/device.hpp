@@ -77,7 +77,7 @@ class device {
   [[nodiscard]] virtual result<void> load(slot_index slot, const model::bundle_layout& layout,
                                           std::span<const std::byte> bundle) = 0;
   // The inverse of load: the checkpoint's bytes again. invalid_request when the conversion lost information (f32 ->
-  // bf16). Only reads: `run` may name the slot meanwhile.
+  // bf16, quantised -> any). Only reads: `run` may name the slot meanwhile.
   [[nodiscard]] virtual result<void> export_bundle(slot_index slot, const model::bundle_layout& layout,
                                                    std::span<std::byte> target) const = 0;
   // Empties a slot and gives its pages back to the system.

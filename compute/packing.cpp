@@ -6,6 +6,7 @@
 #include <cassert>
 #include <cstring>
 #include <optional>
+#include <vector>
 
 namespace troupe::compute {
 namespace {
@@ -23,18 +24,36 @@ std::size_t place(panel_form form, std::size_t width, std::size_t inputs, std::s
   return 0;
 }
 
+// The stored outputs of one panel: input i of the panel's output c stands at index c * stride_out + i * stride_in
+// behind the first one's byte.
+struct panel_rows {
+  std::size_t begin{};  // byte
+  dtype type{dtype::f32};
+  std::size_t stride_out{};
+  std::size_t stride_in{};
+
+  static panel_rows of(std::uint32_t panel, const matrix_piece& piece) {
+    const std::size_t first = piece.index(std::size_t{panel} * panel_width, 0);
+    return {piece.offset + first * bytes_per_element(piece.type), piece.type, piece.stride_out, piece.stride_in};
+  }
+};
+
+// Outputs that the panel uses.
+std::size_t used_outputs(const packed_matrix& matrix, std::uint32_t panel) {
+  return std::min<std::size_t>(matrix.width(panel), matrix.out - std::size_t{panel} * panel_width);
+}
+
 template <class Visit>
-void for_each_element(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece, Visit visit) {
-  std::size_t first_out = std::size_t{panel} * panel_width;
+void for_each_element(const packed_matrix& matrix, std::uint32_t panel, const panel_rows& rows, Visit visit) {
   std::size_t width = matrix.width(panel);
-  std::size_t used = std::min<std::size_t>(width, matrix.out - first_out);
+  std::size_t used = used_outputs(matrix, panel);
   std::size_t inputs = matrix.inputs();
   // 32 inputs of all outputs at a time: both sides of the transposition stay in the first cache.
   for (std::size_t begin = 0; begin < matrix.in; begin += 32) {
     std::size_t end = std::min<std::size_t>(begin + 32, matrix.in);
     for (std::size_t c = 0; c < used; ++c) {
       for (std::size_t i = begin; i < end; ++i) {
-        visit(piece.index(first_out + c, i), place(matrix.form, width, inputs, c, i));
+        visit(c * rows.stride_out + i * rows.stride_in, place(matrix.form, width, inputs, c, i));
       }
     }
   }
@@ -78,16 +97,15 @@ struct word_panel {
   std::size_t out_stride;    // bytes from output to output in the bundle
   std::size_t panel_stride;  // bytes from word to word of one output in the panel
 
-  static std::optional<word_panel> of(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece) {
+  static std::optional<word_panel> of(const packed_matrix& matrix, std::uint32_t panel, const panel_rows& rows) {
     const bool is_words = (matrix.type == dtype::f32 && matrix.form == panel_form::k_major) ||
                           (matrix.type == dtype::bf16 && matrix.form == panel_form::k_pairs);
-    if (!is_words || piece.type != matrix.type || piece.stride_in != 1) return std::nullopt;
+    if (!is_words || rows.type != matrix.type || rows.stride_in != 1) return std::nullopt;
     const std::size_t element = bytes_per_element(matrix.type), per_word = sizeof(float) / element;
-    const std::size_t first_out = std::size_t{panel} * panel_width;
-    const word_panel made{.outputs = std::min<std::size_t>(matrix.width(panel), matrix.out - first_out),
+    const word_panel made{.outputs = used_outputs(matrix, panel),
                           .words = matrix.in / per_word,
-                          .first = piece.offset + piece.index(first_out, 0) * element,
-                          .out_stride = piece.stride_out * element,
+                          .first = rows.begin,
+                          .out_stride = rows.stride_out * element,
                           .panel_stride = matrix.width(panel) * sizeof(float)};
     if (matrix.in % (4 * per_word) != 0 || made.outputs % 4 != 0) return std::nullopt;
     return made;
@@ -108,6 +126,49 @@ struct word_panel {
   }
 };
 
+// From rows that are plain. @pre as pack_panel
+void pack_rows(const packed_matrix& matrix, std::uint32_t panel, const panel_rows& rows, const std::byte* stored,
+               std::byte* target) {
+  const std::byte* from = stored + rows.begin;
+  const auto words = word_panel::of(matrix, panel, rows);
+  const bool is_full = words && words->outputs == matrix.width(panel) && matrix.in == matrix.inputs();
+  if (!is_full) std::memset(target, 0, matrix.bytes_of(panel));
+  if (words) {
+    return words->for_each_block([&](std::size_t stored_byte, std::size_t packed) {
+      transpose_words(stored + stored_byte, words->out_stride, target + packed, words->panel_stride);
+    });
+  }
+  auto each = [&](auto convert_element) {
+    for_each_element(matrix, panel, rows, [&](std::size_t s, std::size_t t) { convert_element(s, t); });
+  };
+  if (rows.type == matrix.type) {
+    if (matrix.type == dtype::f32) return each([&](auto s, auto t) { store(target, t, load<float>(from, s)); });
+    return each([&](auto s, auto t) { store(target, t, load<half>(from, s)); });
+  }
+  auto read = [&](std::size_t s) {
+    if (rows.type == dtype::f32) return load<float>(from, s);
+    auto bits = load<half>(from, s);
+    return rows.type == dtype::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+  };
+  if (matrix.type == dtype::f32) return each([&](auto s, auto t) { store(target, t, read(s)); });
+  each([&](auto s, auto t) { store(target, t, f32_to_bf16(read(s))); });
+}
+
+// The panel's outputs, [used_outputs, in] in matrix.type: what a plain bundle of the device's own type would hold.
+std::vector<std::byte> dequantise_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece,
+                                        const std::byte* bundle) {
+  const std::size_t row_bytes = matrix.in * bytes_per_element(matrix.type);
+  const std::size_t used = used_outputs(matrix, panel);
+  std::vector<std::byte> rows(used * row_bytes);
+  std::vector<float> row(matrix.in);
+  for (std::size_t c = 0; c < used; ++c) {
+    read_row(piece, bundle, std::size_t{panel} * panel_width + c, row.data());
+    convert(dtype::f32, reinterpret_cast<const std::byte*>(row.data()), matrix.type, rows.data() + c * row_bytes,
+            matrix.in);
+  }
+  return rows;
+}
+
 }  // namespace
 
 std::uint32_t packed_matrix::width(std::uint32_t panel) const {
@@ -123,42 +184,24 @@ std::size_t packed_matrix::bytes() const { return std::size_t{outputs()} * input
 void pack_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece, const std::byte* bundle,
                 std::byte* target) {
   assert(piece.out == matrix.out && piece.in == matrix.in);
-  const std::byte* from = bundle + piece.offset;
-  const auto words = word_panel::of(matrix, panel, piece);
-  const bool is_full = words && words->outputs == matrix.width(panel) && matrix.in == matrix.inputs();
-  if (!is_full) std::memset(target, 0, matrix.bytes_of(panel));
-  if (words) {
-    return words->for_each_block([&](std::size_t stored, std::size_t packed) {
-      transpose_words(bundle + stored, words->out_stride, target + packed, words->panel_stride);
-    });
-  }
-  auto each = [&](auto convert_element) {
-    for_each_element(matrix, panel, piece, [&](std::size_t s, std::size_t t) { convert_element(s, t); });
-  };
-  if (piece.type == matrix.type) {
-    if (matrix.type == dtype::f32) return each([&](auto s, auto t) { store(target, t, load<float>(from, s)); });
-    return each([&](auto s, auto t) { store(target, t, load<half>(from, s)); });
-  }
-  auto read = [&](std::size_t s) {
-    if (piece.type == dtype::f32) return load<float>(from, s);
-    auto bits = load<half>(from, s);
-    return piece.type == dtype::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
-  };
-  if (matrix.type == dtype::f32) return each([&](auto s, auto t) { store(target, t, read(s)); });
-  each([&](auto s, auto t) { store(target, t, f32_to_bf16(read(s))); });
+  if (!model::is_quantised(piece.type)) return pack_rows(matrix, panel, panel_rows::of(panel, piece), bundle, target);
+  const auto rows = dequantise_panel(matrix, panel, piece, bundle);
+  pack_rows(matrix, panel, {.begin = 0, .type = matrix.type, .stride_out = matrix.in, .stride_in = 1}, rows.data(),
+            target);
 }
 
 void unpack_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece, const std::byte* source,
                   std::byte* bundle) {
   assert(is_exact(piece.type, matrix.type));
-  std::byte* to = bundle + piece.offset;
-  if (const auto words = word_panel::of(matrix, panel, piece)) {
+  const auto rows = panel_rows::of(panel, piece);
+  std::byte* to = bundle + rows.begin;
+  if (const auto words = word_panel::of(matrix, panel, rows)) {
     return words->for_each_block([&](std::size_t stored, std::size_t packed) {
       transpose_words(source + packed, words->panel_stride, bundle + stored, words->out_stride);
     });
   }
   auto each = [&](auto convert_element) {
-    for_each_element(matrix, panel, piece, [&](std::size_t s, std::size_t t) { convert_element(s, t); });
+    for_each_element(matrix, panel, rows, [&](std::size_t s, std::size_t t) { convert_element(s, t); });
   };
   if (piece.type == matrix.type) {
     if (matrix.type == dtype::f32) return each([&](auto s, auto t) { store(to, s, load<float>(source, t)); });

@@ -16,6 +16,7 @@
 #include "common/tensor.hpp"
 #include "compute/bundle_plan.hpp"
 #include "model/description.hpp"
+#include "model/quantised.hpp"
 
 namespace troupe::compute {
 
@@ -64,7 +65,7 @@ void for_each_run(const packed_matrix& matrix, std::uint32_t begin, std::uint32_
   if (narrow) visit(panel_run{.begin = end - 1, .count = 1, .width = matrix.width(end - 1)});
 }
 
-// Fills one panel from a stored matrix, converting elements to matrix.type.
+// Fills one panel from a stored matrix, converting elements to matrix.type; quantised ones in f32 first.
 // @pre piece.out == matrix.out, piece.in == matrix.in; target has matrix.bytes_of(panel).
 void pack_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece, const std::byte* bundle,
                 std::byte* target);
@@ -73,8 +74,10 @@ void pack_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_p
 void unpack_panel(const packed_matrix& matrix, std::uint32_t panel, const matrix_piece& piece, const std::byte* source,
                   std::byte* bundle);
 
-// Does every value of `stored` survive in `packed`?
-[[nodiscard]] constexpr bool is_exact(dtype stored, dtype packed) { return packed == dtype::f32 || stored == packed; }
+// Can what was stored be made again from what is packed? Quantised weights cannot: numbers and scales are multiplied.
+[[nodiscard]] constexpr bool is_exact(dtype stored, dtype packed) {
+  return stored == packed || (packed == dtype::f32 && model::is_plain(stored));
+}
 
 // One expert in a slot: gate and up panels in turn (so that a run of them is one product), down panels, then the biases
 // as f32, padded like the outputs.

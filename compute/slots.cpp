@@ -19,9 +19,10 @@ result<void> check_exact(const bundle_plan& plan, const expert_id& id, dtype pac
   for (const auto* piece : {&plan.gate, &plan.up, &plan.down}) {
     if (piece->out == 0 || is_exact(piece->type, packed)) continue;
     return fail(errc::invalid_request,
-                fmt::format("expert {} is stored as {} and was rounded to {} when it was loaded; read it from the "
+                fmt::format("expert {} is stored as {} and was {} to {} when it was loaded; read it from the "
                             "checkpoint instead",
-                            to_string(id), to_string(piece->type), to_string(packed)));
+                            to_string(id), model::stored_name(piece->type),
+                            model::is_quantised(piece->type) ? "widened" : "rounded", to_string(packed)));
   }
   return {};
 }

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cassert>
 #include <cmath>
+#include <limits>
+#include <optional>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,6 +14,7 @@
 #include "model/end_tokens.hpp"
 #include "model/families/families.hpp"
 #include "model/problem_list.hpp"
+#include "model/quantised.hpp"
 
 namespace troupe::model {
 namespace {
@@ -26,11 +29,9 @@ std::string fingerprint_of(const checkpoint_files& files) {
   return to_hex(digest_of(std::as_bytes(std::span{text})));
 }
 
-bool is_float(dtype type) { return type == dtype::f32 || type == dtype::f16 || type == dtype::bf16; }
-
 constexpr std::size_t elements_per_chunk = 4096;
 
-// Index of the first element that is NaN or infinite; `count` when there is none.
+// Index of the first element that is NaN or infinite; `count` when there is none. @pre a plain type
 std::size_t find_nonfinite(dtype type, const std::byte* source, std::size_t count) {
   std::vector<float> chunk(std::min(count, elements_per_chunk));
   for (std::size_t begin = 0; begin < count; begin += chunk.size()) {
@@ -44,12 +45,63 @@ std::size_t find_nonfinite(dtype type, const std::byte* source, std::size_t coun
   return count;
 }
 
+// The same for scales of mxfp4, and for the weights that numbers and scales make together.
+std::size_t find_nan(const std::byte* scales, std::size_t count) {
+  return static_cast<std::size_t>(std::find(scales, scales + count, std::byte{0xff}) - scales);
+}
+
+std::size_t find_nonfinite(const quantised_matrix& matrix, std::size_t out) {
+  std::vector<float> row(matrix.in);
+  for (std::size_t o = 0; o < out; ++o) {
+    dequantise_row(matrix, o, row.data());
+    const auto place = std::ranges::find_if(row, [](float x) { return !std::isfinite(x); });
+    if (place != row.end()) return o * matrix.in + static_cast<std::size_t>(place - row.begin());
+  }
+  return out * matrix.in;
+}
+
+// A tensor of a bundle with its bytes.
+struct held_tensor {
+  const bundle_tensor* tensor{};
+  const std::byte* bytes{};
+};
+
+// Index of the first weight, scale or bias that is not finite. @pre the scales of quantised weights are in `all`
+std::optional<std::size_t> find_nonfinite(const held_tensor& held, const bundle_layout& layout,
+                                          std::span<const held_tensor> all) {
+  const auto& tensor = *held.tensor;
+  std::size_t count = tensor.bytes / bytes_per_element(tensor.type);
+  std::size_t place = count;
+  if (is_plain(tensor.type)) {
+    place = find_nonfinite(tensor.type, held.bytes, count);
+  } else if (is_scale(tensor.role)) {
+    place = find_nan(held.bytes, count);
+  } else {
+    const auto scales =
+        std::ranges::find(all, scale_of(tensor.role), [](const held_tensor& t) { return t.tensor->role; });
+    if (tensor.type == dtype::u8) count *= 2;
+    const auto in = static_cast<std::uint32_t>(count / tensor.shape[0]);
+    place = find_nonfinite({.type = tensor.type,
+                            .numbers = held.bytes,
+                            .scale_type = scales->tensor->type,
+                            .scales = scales->bytes,
+                            .in = in,
+                            .block = layout.block},
+                           tensor.shape[0]);
+  }
+  return place < count ? std::optional{place} : std::nullopt;
+}
+
 }  // namespace
 
 struct checkpoint::state {
   checkpoint_files files;
   std::vector<std::filesystem::path> paths;
   description model;
+
+  // [out, in] as f32. invalid_request when the scales do not fit the weight.
+  [[nodiscard]] result<std::vector<float>> dequantise(const tensor_info& weight, std::span<const std::byte> numbers,
+                                                      const tensor_info& scales) const;
 };
 
 checkpoint::checkpoint(std::unique_ptr<state> s) : state_(std::move(s)) {}
@@ -104,14 +156,40 @@ result<std::vector<float>> checkpoint::read_f32(const std::string& name) const {
   if (tensor == nullptr) {
     return fail(errc::not_found, fmt::format("{} holds no tensor \"{}\"", folder().string(), printable(name)));
   }
-  if (!is_float(tensor->type)) {
-    return fail(errc::invalid_request, fmt::format("tensor \"{}\" is {}; only F32, F16 and BF16 are read as numbers",
-                                                   printable(name), to_string(tensor->type)));
+  const auto* scales = tensor->type == dtype::f8_e4m3 ? find_tensor(fp8_scale_name(name)) : nullptr;
+  if (!is_plain(tensor->type) && scales == nullptr) {
+    return fail(errc::invalid_request,
+                fmt::format("tensor \"{}\" is {}; only F32, F16, BF16 and F8_E4M3 with scales are read as numbers",
+                            printable(name), to_string(tensor->type)));
   }
   std::vector<std::byte> stored(tensor->bytes);
-  if (auto read = state_->files.shards[tensor->file].read(tensor->offset, stored); !read) return fail(read.error());
+  if (auto read = read_piece(name, 0, stored); !read) return fail(read.error());
+  if (scales != nullptr) return state_->dequantise(*tensor, stored, *scales);
   std::vector<float> values(stored.size() / bytes_per_element(tensor->type));
   convert(tensor->type, stored.data(), dtype::f32, reinterpret_cast<std::byte*>(values.data()), values.size());
+  return values;
+}
+
+result<std::vector<float>> checkpoint::state::dequantise(const tensor_info& weight, std::span<const std::byte> numbers,
+                                                         const tensor_info& scales) const {
+  const bool is_matrix = weight.shape.size() == 2 && weight.shape[1] <= std::numeric_limits<std::uint32_t>::max();
+  if (!is_matrix || scales.shape != scales_shape(weight.shape[0], weight.shape[1], model.block) ||
+      !is_scale_type(weight.type, scales.type)) {
+    return fail(errc::invalid_request,
+                fmt::format("tensor \"{}\" is no scale for each {} x {} weights of \"{}\"; restore the checkpoint",
+                            printable(scales.name), model.block.outputs, model.block.inputs, printable(weight.name)));
+  }
+  std::vector<std::byte> scale_bytes(scales.bytes);
+  if (auto read = files.shards[scales.file].read(scales.offset, scale_bytes); !read) return fail(read.error());
+  const auto in = static_cast<std::uint32_t>(weight.shape[1]);
+  const quantised_matrix matrix{.type = weight.type,
+                                .numbers = numbers.data(),
+                                .scale_type = scales.type,
+                                .scales = scale_bytes.data(),
+                                .in = in,
+                                .block = model.block};
+  std::vector<float> values(numbers.size());
+  for (std::size_t o = 0; o < weight.shape[0]; ++o) dequantise_row(matrix, o, values.data() + o * in);
   return values;
 }
 
@@ -146,16 +224,21 @@ result<void> checkpoint::read_bundle(const bundle_layout& layout, std::span<std:
 
 result<void> check_finite(const bundle_layout& layout, std::span<const std::byte> bundle_bytes) {
   assert(bundle_bytes.size() == layout.bytes());
+  std::vector<held_tensor> all;
   for (const auto& tensor : layout.tensors) {
-    auto count = tensor.bytes / bytes_per_element(tensor.type);
-    auto place = find_nonfinite(tensor.type, bundle_bytes.data(), count);
-    if (place < count) {
+    all.push_back({&tensor, bundle_bytes.data()});
+    bundle_bytes = bundle_bytes.subspan(tensor.bytes);
+  }
+  // Scales first: a broken one breaks the weights of its block, and is what has to be named.
+  const auto is_scales = [](const held_tensor& held) { return is_scale(held.tensor->role); };
+  std::stable_partition(all.begin(), all.end(), is_scales);
+  for (const auto& held : all) {
+    if (const auto place = find_nonfinite(held, layout, all)) {
       return fail(errc::invalid_request,
                   fmt::format("expert {}: element {} of its piece of tensor \"{}\" is NaN or infinite; restore the "
                               "checkpoint, or load with --allow-nonfinite",
-                              to_string(layout.id), place, printable(tensor.name)));
+                              to_string(layout.id), *place, printable(held.tensor->name)));
     }
-    bundle_bytes = bundle_bytes.subspan(tensor.bytes);
   }
   return {};
 }

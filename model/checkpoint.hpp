@@ -47,7 +47,8 @@ class checkpoint {
   // read.
   [[nodiscard]] result<void> read_piece(const std::string& name, std::uint64_t begin,
                                         std::span<std::byte> target) const;
-  // A whole tensor converted to f32, for gates, biases and shared experts. not_found names the tensor.
+  // A whole tensor converted to f32, fp8 with its scales; for gates, biases and shared experts. not_found names the
+  // tensor.
   [[nodiscard]] result<std::vector<float>> read_f32(const std::string& name) const;
 
   // The parameters of one layer's gate; biases that the family has not stay empty.
@@ -69,7 +70,8 @@ class checkpoint {
 [[nodiscard]] std::string to_hex(const sha256_digest& digest);
 [[nodiscard]] std::optional<sha256_digest> parse_digest(std::string_view hex);  // nullopt: not 64 hex digits
 
-// First NaN or infinity among the bundle's weights: invalid_request naming tensor and element (faults.md C5).
+// First NaN or infinity among the bundle's scales, weights (with their scales) and biases: invalid_request naming
+// tensor and element (faults.md C5). @pre quantised weights have their scales in the layout
 [[nodiscard]] result<void> check_finite(const bundle_layout& layout, std::span<const std::byte> bundle_bytes);
 
 }  // namespace troupe::model

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/error.hpp"
@@ -36,13 +37,40 @@ struct expert_shape {
 };
 
 // What a tensor of a bundle is. `gate_up` holds both, interleaved along the width: even = gate, odd = up.
-enum class tensor_role : std::uint8_t { gate, up, down, gate_up, gate_bias, up_bias, down_bias, gate_up_bias };
+enum class tensor_role : std::uint8_t {
+  gate,
+  up,
+  down,
+  gate_up,
+  gate_bias,
+  up_bias,
+  down_bias,
+  gate_up_bias,
+  gate_scale,  // of quantised weights, see model/quantised.hpp
+  up_scale,
+  down_scale,
+  gate_up_scale
+};
+
+[[nodiscard]] constexpr bool is_weight(tensor_role role) { return role <= tensor_role::gate_up; }
+[[nodiscard]] constexpr bool is_scale(tensor_role role) { return role >= tensor_role::gate_scale; }
+// @pre is_weight(weight)
+[[nodiscard]] constexpr tensor_role scale_of(tensor_role weight) {
+  return static_cast<tensor_role>(static_cast<int>(weight) + static_cast<int>(tensor_role::gate_scale));
+}
+
+// How many neighbouring outputs and inputs of a quantised matrix share a scale. Blocks at the edges may be smaller.
+struct scale_block {
+  std::uint32_t outputs{1};
+  std::uint32_t inputs{1};
+  friend bool operator==(const scale_block&, const scale_block&) = default;
+};
 
 // One tensor of one expert: a byte range of a checkpoint tensor. Weights are [out, in] row-major unless transposed.
 struct bundle_tensor {
   tensor_role role{tensor_role::gate};
-  std::string name;  // of the checkpoint tensor that the range is cut from
-  dtype type{dtype::bf16};
+  std::string name;                  // of the checkpoint tensor that the range is cut from
+  dtype type{dtype::bf16};           // of weights also f8_e4m3 and, for mxfp4, u8
   std::vector<std::uint64_t> shape;  // of this expert's piece
   bool transposed{};                 // stored [in, out] (gpt_oss)
   std::uint32_t file{};              // index into checkpoint::files()
@@ -54,10 +82,24 @@ struct bundle_tensor {
 struct bundle_layout {
   expert_id id;
   expert_shape shape;
-  dtype stored{dtype::bf16};
+  dtype stored{dtype::bf16};  // of the weights
+  scale_block block;          // of the scales, if there are any
   std::vector<bundle_tensor> tensors;
   [[nodiscard]] std::uint64_t bytes() const;
 };
+
+// The shape of one expert's piece as stored: a weight [out, in] (or transposed [in, out]; in mxfp4 [out, in / 32, 16]
+// bytes), a bias [out], a scale for each block of its weight. @pre block is not zero
+[[nodiscard]] std::vector<std::uint64_t> stored_shape(tensor_role role, const expert_shape& shape, bool transposed,
+                                                      bool is_mxfp4, const scale_block& block);
+
+// What weights that are stored as this are computed in when nobody asks for something else: f32 where bf16 would lose
+// what f32 and f16 hold, else bf16. Quantised weights are meant for bf16.
+[[nodiscard]] constexpr dtype default_compute_type(dtype stored) {
+  return stored == dtype::f32 || stored == dtype::f16 ? dtype::f32 : dtype::bf16;
+}
+// How people call weights that are stored as this: "BF16", "F8_E4M3", "MXFP4" (whose bytes are u8).
+[[nodiscard]] std::string_view stored_name(dtype stored);
 
 // -- gating -------------------------------------------------------------------------------------------------------
 
@@ -121,6 +163,7 @@ struct description {
   std::string family;  // config.json's model_type
   std::uint32_t hidden{};
   dtype stored{dtype::bf16};      // of the expert weights
+  scale_block block;              // of scales beside fp8 weights, those outside of experts too
   std::vector<moe_layer> layers;  // ordered by id; dense blocks are absent
   std::string fingerprint;        // hex SHA-256 over config.json and every tensor's name, shape, dtype and place
 

@@ -17,6 +17,7 @@
 #include "common/layer_json.hpp"
 #include "model/checkpoint.hpp"
 #include "model/inspect.hpp"
+#include "model/quantised.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -89,7 +90,7 @@ json describe_model(const model::checkpoint& checkpoint) {
   return {{"name", model.name},
           {"family", model.family},
           {"hidden", model.hidden},
-          {"dtype", to_string(model.stored)},
+          {"dtype", model::stored_name(model.stored)},
           {"experts", expert_count_of(model)},
           {"expert_bytes", model.bundle_bytes()},
           {"fingerprint", model.fingerprint},
@@ -105,7 +106,7 @@ result<exit_code> inspect(const session& s, const fs::path& folder) {
     std::cout << fmt::format("{}: {}, hidden {}, {} experts of {} in {} MoE layers, {} in all\n\n",
                              printable(checkpoint->model().name), checkpoint->model().family,
                              checkpoint->model().hidden, expert_count_of(checkpoint->model()),
-                             to_string(checkpoint->model().stored), checkpoint->model().layers.size(),
+                             model::stored_name(checkpoint->model().stored), checkpoint->model().layers.size(),
                              human_bytes(static_cast<double>(checkpoint->model().bundle_bytes())));
   }
   const bool name_only = s.format() == output_format::name;
@@ -201,6 +202,8 @@ result<exit_code> plan(const session& s, const plan_request& request) {
            {"replication", options.replication},
            {"dtype", options.dtype},
            {"experts", experts},
+           {"stored_dtype", model::stored_name(model.stored)},
+           {"stored_bytes", model.bundle_bytes()},
            {"slot_bytes", slot_bytes},
            {"fits_here", slots.has_value()},
            {"items", items}},
@@ -211,6 +214,11 @@ result<exit_code> plan(const session& s, const plan_request& request) {
                        {"SLOTS PLANNED", "slots", cell::count},
                        {"BYTES PLANNED", "bytes_capacity", cell::bytes}},
            .name = "{node}"});
+  if (model::is_quantised(model.stored)) {
+    print_note(fmt::format("{} weights are widened when an expert is loaded: {} of experts take {} in slots",
+                           model::stored_name(model.stored), human_bytes(static_cast<double>(model.bundle_bytes())),
+                           human_bytes(static_cast<double>(experts * slot_bytes))));
+  }
   if (slots) return exit_code::ok;
   print_note("this machine could not hold it: " + slots.error().message);
   return exit_code::ok;

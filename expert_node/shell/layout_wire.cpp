@@ -1,13 +1,12 @@
 #include "expert_node/shell/layout_wire.hpp"
 
 #include <algorithm>
-#include <map>
-#include <optional>
-#include <vector>
+#include <utility>
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
+#include "compute/bundle_plan.hpp"
+#include "model/quantised.hpp"
 #include "proto/peer.pb.h"
 
 namespace troupe::expert {
@@ -18,58 +17,19 @@ using model::tensor_role;
 
 // A dimension beyond this belongs to no model; products of two stay far below 64 bits.
 constexpr std::uint32_t dimension_max = 1U << 20;
+constexpr int bundle_tensors_max = 9;  // gate, up and down, each with a scale and a bias
 
 // The proto numbers are the enum's plus one, since 0 means "unspecified" there.
 proto::Activation to_wire(activation a) { return static_cast<proto::Activation>(static_cast<int>(a) + 1); }
 proto::TensorRole to_wire(tensor_role r) { return static_cast<proto::TensorRole>(static_cast<int>(r) + 1); }
 static_assert(static_cast<int>(activation::gelu_tanh) + 1 == proto::GELU_TANH);
-static_assert(static_cast<int>(tensor_role::gate_up_bias) + 1 == proto::GATE_UP_BIAS);
+static_assert(static_cast<int>(tensor_role::gate_up_scale) + 1 == proto::GATE_UP_SCALE);
 
-bool is_weight_type(dtype type) { return type == dtype::f32 || type == dtype::f16 || type == dtype::bf16; }
+// Of weights, biases and scales; which of them goes where is the plan's business.
+bool is_bundle_type(dtype type) { return model::is_plain(type) || model::is_quantised(type) || type == dtype::f8_e8m0; }
 
-// [out, in] of a weight, [out] of a bias.
-std::vector<std::uint64_t> expected_shape(tensor_role role, const model::expert_shape& shape) {
-  const std::uint64_t hidden = shape.hidden;
-  const std::uint64_t width = shape.width;
-  switch (role) {
-    case tensor_role::gate:
-    case tensor_role::up:
-      return {width, hidden};
-    case tensor_role::down:
-      return {hidden, width};
-    case tensor_role::gate_up:
-      return {2 * width, hidden};
-    case tensor_role::gate_bias:
-    case tensor_role::up_bias:
-      return {width};
-    case tensor_role::down_bias:
-      return {hidden};
-    case tensor_role::gate_up_bias:
-      return {2 * width};
-  }
-  return {};
-}
-
-// The sets of tensors that an expert may consist of.
-bool is_complete(std::vector<tensor_role> roles, const model::expert_shape& shape) {
-  using enum tensor_role;
-  std::sort(roles.begin(), roles.end());
-  std::vector<tensor_role> apart = model::is_gated(shape.act) ? std::vector{gate, up, down} : std::vector{up, down};
-  std::vector<tensor_role> packed{down, gate_up};
-  if (shape.has_bias) {
-    if (model::is_gated(shape.act)) apart.push_back(gate_bias);
-    apart.push_back(up_bias);
-    apart.push_back(down_bias);
-    packed.push_back(down_bias);
-    packed.push_back(gate_up_bias);
-  }
-  std::sort(apart.begin(), apart.end());
-  std::sort(packed.begin(), packed.end());
-  return roles == apart || (model::is_gated(shape.act) && roles == packed);
-}
-
-result<model::bundle_tensor> tensor_from(const proto::BundleTensor& message, const model::expert_shape& shape) {
-  if (message.role() < proto::GATE || message.role() > proto::GATE_UP_BIAS) {
+result<model::bundle_tensor> tensor_from(const proto::BundleTensor& message) {
+  if (message.role() < proto::GATE || message.role() > proto::GATE_UP_SCALE) {
     return fail(errc::invalid_request, fmt::format("layout: tensor {} has an unknown role", message.name()));
   }
   model::bundle_tensor tensor;
@@ -78,14 +38,8 @@ result<model::bundle_tensor> tensor_from(const proto::BundleTensor& message, con
   tensor.type = static_cast<dtype>(message.dtype());
   tensor.transposed = message.transposed();
   tensor.shape.assign(message.shape().begin(), message.shape().end());
-  if (!is_weight_type(tensor.type)) {
-    return fail(errc::invalid_request, fmt::format("layout: tensor {} is neither F32, F16 nor BF16", tensor.name));
-  }
-  auto expected = expected_shape(tensor.role, shape);
-  if (tensor.transposed) std::reverse(expected.begin(), expected.end());
-  if (tensor.shape != expected) {
-    return fail(errc::invalid_request,
-                fmt::format("layout: tensor {} has shape {}, expected {}", tensor.name, tensor.shape, expected));
+  if (!is_bundle_type(tensor.type)) {
+    return fail(errc::invalid_request, fmt::format("layout: tensor {} has a dtype that no bundle has", tensor.name));
   }
   auto bytes = checked_bytes(tensor.type, tensor.shape);
   if (!bytes) return fail(bytes.error());
@@ -101,6 +55,8 @@ void to_proto(const model::bundle_layout& layout, proto::BundleLayout& message) 
   message.set_activation(to_wire(layout.shape.act));
   message.set_has_bias(layout.shape.has_bias);
   message.set_stored(static_cast<proto::DType>(layout.stored));
+  message.set_block_outputs(layout.block.outputs);
+  message.set_block_inputs(layout.block.inputs);
   for (const auto& tensor : layout.tensors) {
     auto& target = *message.add_tensors();
     target.set_role(to_wire(tensor.role));
@@ -125,20 +81,21 @@ result<model::bundle_layout> from_proto(const expert_id& id, const proto::Bundle
                                                    to_string(id), message.hidden(), message.width(), dimension_max));
   }
   layout.stored = static_cast<dtype>(message.stored());
-  if (!is_weight_type(layout.stored)) {
-    return fail(errc::invalid_request, fmt::format("layout of {}: stored as neither F32, F16 nor BF16", to_string(id)));
+  if (!model::is_plain(layout.stored) && !model::is_quantised(layout.stored)) {
+    return fail(errc::invalid_request, fmt::format("layout of {}: stored as what no weights are", to_string(id)));
   }
-  std::vector<tensor_role> roles;
+  layout.block = {std::max(1U, message.block_outputs()), std::max(1U, message.block_inputs())};
+  if (message.tensors_size() > bundle_tensors_max) {
+    return fail(errc::invalid_request, fmt::format("layout of {}: {} tensors, an expert has at most {}", to_string(id),
+                                                   message.tensors_size(), bundle_tensors_max));
+  }
   for (const auto& described : message.tensors()) {
-    auto tensor = tensor_from(described, layout.shape);
+    auto tensor = tensor_from(described);
     if (!tensor) return fail(tensor.error());
-    roles.push_back(tensor->role);
     layout.tensors.push_back(std::move(*tensor));
   }
-  if (!is_complete(std::move(roles), layout.shape)) {
-    return fail(errc::invalid_request, fmt::format("layout of {}: its {} tensors do not make an expert", to_string(id),
-                                                   message.tensors_size()));
-  }
+  // Roles, shapes and types must make an expert, or the device would read past the bundle.
+  if (auto plan = compute::plan_bundle(layout, layout.bytes()); !plan) return fail(plan.error());
   return layout;
 }
 

@@ -76,8 +76,7 @@ std::uint64_t available_memory_bytes() {
 
 dtype choose_type(const node_options& options, const model::checkpoint* checkpoint) {
   if (options.type) return *options.type;
-  const auto stored = checkpoint == nullptr ? dtype::bf16 : checkpoint->model().stored;
-  return stored == dtype::bf16 ? dtype::bf16 : dtype::f32;
+  return model::default_compute_type(checkpoint == nullptr ? dtype::bf16 : checkpoint->model().stored);
 }
 
 caf::actor_system_config& quiet(caf::actor_system_config& config) {

@@ -23,7 +23,7 @@ void read_groups(config_reader& config, gating& gate, std::uint32_t num_groups, 
   }
 }
 
-description describe_deepseek(config_reader& config, const tensor_index& tensors, problem_list& problems, gating gate,
+description describe_deepseek(config_reader& config, const stored_tensors& tensors, problem_list& problems, gating gate,
                               const deepseek_defaults& defaults) {
   expert_shape shape{.hidden = config.count("hidden_size", defaults.hidden),
                      .width = config.count("moe_intermediate_size", defaults.width)};

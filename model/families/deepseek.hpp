@@ -20,7 +20,7 @@ struct deepseek_defaults {
 void read_groups(config_reader& config, gating& gate, std::uint32_t num_groups, std::uint32_t top_k_groups);
 
 // `gate` without its tensor names.
-[[nodiscard]] description describe_deepseek(config_reader& config, const tensor_index& tensors, problem_list& problems,
-                                            gating gate, const deepseek_defaults& defaults);
+[[nodiscard]] description describe_deepseek(config_reader& config, const stored_tensors& tensors,
+                                            problem_list& problems, gating gate, const deepseek_defaults& defaults);
 
 }  // namespace troupe::model

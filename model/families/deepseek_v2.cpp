@@ -4,7 +4,7 @@
 
 namespace troupe::model {
 
-description describe_deepseek_v2(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_deepseek_v2(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   gating gate;
   gate.num_experts = read_num_experts(config, "n_routed_experts", 64);
   gate.top_k = read_top_k(config, "num_experts_per_tok", {}, gate.num_experts);

@@ -5,7 +5,7 @@
 
 namespace troupe::model {
 
-description describe_deepseek_v3(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_deepseek_v3(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   gating gate;
   gate.num_experts = read_num_experts(config, "n_routed_experts", 256);
   gate.top_k = read_top_k(config, "num_experts_per_tok", 8, gate.num_experts);

@@ -20,16 +20,17 @@ struct family {
   std::string_view model_type;
   describe_function describe;
   describe_trunk_function describe_trunk{};
+  quant_method quantised{quant_method::none};  // the one that its published checkpoints use
 };
 
 constexpr std::array<family, 9> families{{
-    {"deepseek_v2", describe_deepseek_v2},
-    {"deepseek_v3", describe_deepseek_v3},
-    {"gpt_oss", describe_gpt_oss},
-    {"mixtral", describe_mixtral, describe_mixtral_trunk},
-    {"olmoe", describe_olmoe, describe_olmoe_trunk},
-    {"qwen2_moe", describe_qwen2_moe, describe_qwen2_moe_trunk},
-    {"qwen3_moe", describe_qwen3_moe, describe_qwen3_moe_trunk},
+    {"deepseek_v2", describe_deepseek_v2, nullptr, quant_method::fp8},
+    {"deepseek_v3", describe_deepseek_v3, nullptr, quant_method::fp8},
+    {"gpt_oss", describe_gpt_oss, nullptr, quant_method::mxfp4},
+    {"mixtral", describe_mixtral, describe_mixtral_trunk, quant_method::fp8},
+    {"olmoe", describe_olmoe, describe_olmoe_trunk, quant_method::fp8},
+    {"qwen2_moe", describe_qwen2_moe, describe_qwen2_moe_trunk, quant_method::fp8},
+    {"qwen3_moe", describe_qwen3_moe, describe_qwen3_moe_trunk, quant_method::fp8},
     {"switch_transformers", describe_switch_transformers},
     {"vmoe", describe_vmoe},
 }};
@@ -50,20 +51,6 @@ result<const family*> find_family(const nlohmann::json& config) {
   return found;
 }
 
-// Quantised weights have scales and packed values beside them, which would otherwise show as a pile of wrong shapes.
-result<void> refuse_quantised(const nlohmann::json& config) {
-  auto quantised = config.find("quantization_config");
-  if (quantised == config.end() || quantised->is_null()) return {};
-  std::string method = "an unnamed method";
-  if (quantised->is_object() && quantised->contains("quant_method") && (*quantised)["quant_method"].is_string()) {
-    method = printable((*quantised)["quant_method"].get<std::string>());
-  }
-  return fail(errc::invalid_request,
-              fmt::format("config.json: the weights are quantised ({}); only F32, F16 and BF16 weights can be served, "
-                          "so convert the checkpoint to BF16 and remove quantization_config",
-                          method));
-}
-
 }  // namespace
 
 std::vector<std::string_view> known_families() {
@@ -77,6 +64,7 @@ namespace {
 struct known_config {
   nlohmann::json document;
   const family* kind;
+  quantisation quantised;
 };
 
 result<known_config> read_config(std::string_view config_json) {
@@ -85,8 +73,9 @@ result<known_config> read_config(std::string_view config_json) {
   if (!config->is_object()) return fail(errc::invalid_request, "config.json is not a JSON object; repair the file");
   auto found = find_family(*config);
   if (!found) return fail(found.error());
-  if (auto plain = refuse_quantised(*config); !plain) return fail(plain.error());
-  return known_config{std::move(*config), *found};
+  auto quantised = read_quantisation(*config, (*found)->quantised);
+  if (!quantised) return fail(quantised.error());
+  return known_config{std::move(*config), *found, *quantised};
 }
 
 error to_error(const problem_list& problems, const family& kind) {
@@ -101,12 +90,13 @@ result<description> describe(std::string_view config_json, const tensor_index& t
   if (!config) return fail(config.error());
   problem_list problems;
   config_reader reader{config->document, problems};
-  auto model = config->kind->describe(reader, tensors, problems);
+  auto model = config->kind->describe(reader, {tensors, config->quantised}, problems);
   if (problems.empty() && model.layers.empty()) {
     problems.add("config.json", "at least one MoE layer", "none: every block is dense");
   }
   if (!problems.empty()) return fail(to_error(problems, *config->kind));
   model.family = config->kind->model_type;
+  model.block = config->quantised.block;
   return model;
 }
 
@@ -128,7 +118,7 @@ result<trunk_description> describe_trunk(std::string_view config_json, const ten
   }
   problem_list problems;
   config_reader reader{config->document, problems};
-  auto trunk = config->kind->describe_trunk(reader, tensors, problems);
+  auto trunk = config->kind->describe_trunk(reader, {tensors, config->quantised}, problems);
   if (!problems.empty()) return fail(to_error(problems, *config->kind));
   return trunk;
 }

@@ -16,26 +16,26 @@
 namespace troupe::model {
 
 // Fills the description; refuses through the config reader. Called only with a config.json whose `model_type` matches.
-using describe_function = description (*)(config_reader& config, const tensor_index& tensors, problem_list& problems);
+using describe_function = description (*)(config_reader& config, const stored_tensors& tensors, problem_list& problems);
 
 // The same for what is not a routed expert; families that have none are only served layer by layer.
-using describe_trunk_function = trunk_description (*)(config_reader& config, const tensor_index& tensors,
+using describe_trunk_function = trunk_description (*)(config_reader& config, const stored_tensors& tensors,
                                                       problem_list& problems);
 
-description describe_mixtral(config_reader&, const tensor_index&, problem_list&);
-description describe_qwen2_moe(config_reader&, const tensor_index&, problem_list&);
-description describe_qwen3_moe(config_reader&, const tensor_index&, problem_list&);
-description describe_olmoe(config_reader&, const tensor_index&, problem_list&);
-description describe_deepseek_v2(config_reader&, const tensor_index&, problem_list&);
-description describe_deepseek_v3(config_reader&, const tensor_index&, problem_list&);
-description describe_gpt_oss(config_reader&, const tensor_index&, problem_list&);
-description describe_switch_transformers(config_reader&, const tensor_index&, problem_list&);
-description describe_vmoe(config_reader&, const tensor_index&, problem_list&);
+description describe_mixtral(config_reader&, const stored_tensors&, problem_list&);
+description describe_qwen2_moe(config_reader&, const stored_tensors&, problem_list&);
+description describe_qwen3_moe(config_reader&, const stored_tensors&, problem_list&);
+description describe_olmoe(config_reader&, const stored_tensors&, problem_list&);
+description describe_deepseek_v2(config_reader&, const stored_tensors&, problem_list&);
+description describe_deepseek_v3(config_reader&, const stored_tensors&, problem_list&);
+description describe_gpt_oss(config_reader&, const stored_tensors&, problem_list&);
+description describe_switch_transformers(config_reader&, const stored_tensors&, problem_list&);
+description describe_vmoe(config_reader&, const stored_tensors&, problem_list&);
 
-trunk_description describe_mixtral_trunk(config_reader&, const tensor_index&, problem_list&);
-trunk_description describe_qwen2_moe_trunk(config_reader&, const tensor_index&, problem_list&);
-trunk_description describe_qwen3_moe_trunk(config_reader&, const tensor_index&, problem_list&);
-trunk_description describe_olmoe_trunk(config_reader&, const tensor_index&, problem_list&);
+trunk_description describe_mixtral_trunk(config_reader&, const stored_tensors&, problem_list&);
+trunk_description describe_qwen2_moe_trunk(config_reader&, const stored_tensors&, problem_list&);
+trunk_description describe_qwen3_moe_trunk(config_reader&, const stored_tensors&, problem_list&);
+trunk_description describe_olmoe_trunk(config_reader&, const stored_tensors&, problem_list&);
 
 // -- what several families share ------------------------------------------------------------------------------------
 

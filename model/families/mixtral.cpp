@@ -6,7 +6,7 @@
 
 namespace troupe::model {
 
-description describe_mixtral(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_mixtral(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   expert_shape shape{.hidden = config.count("hidden_size", 4096), .width = config.count("intermediate_size", 14336)};
   gating gate;
   gate.num_experts = read_num_experts(config, "num_local_experts", 8);
@@ -24,7 +24,7 @@ description describe_mixtral(config_reader& config, const tensor_index& tensors,
   return model.take();
 }
 
-trunk_description describe_mixtral_trunk(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+trunk_description describe_mixtral_trunk(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   auto trunk = read_trunk(config, {.hidden = 4096,
                                    .num_layers = 32,
                                    .heads = 32,

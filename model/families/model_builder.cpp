@@ -14,36 +14,6 @@ namespace {
 
 using shape_t = std::vector<std::uint64_t>;
 
-bool is_supported(dtype type) { return type == dtype::f32 || type == dtype::f16 || type == dtype::bf16; }
-
-std::string describe(const tensor_info& tensor) {
-  return fmt::format("[{}] {}", fmt::join(tensor.shape, ", "), to_string(tensor.type));
-}
-
-// Of one expert's piece, as stored.
-shape_t shape_of(tensor_role role, const expert_shape& shape, bool transposed) {
-  std::uint64_t hidden = shape.hidden;
-  std::uint64_t width = shape.width;
-  auto matrix = [&](std::uint64_t out, std::uint64_t in) { return transposed ? shape_t{in, out} : shape_t{out, in}; };
-  switch (role) {
-    case tensor_role::gate:
-    case tensor_role::up:
-      return matrix(width, hidden);
-    case tensor_role::gate_up:
-      return matrix(2 * width, hidden);
-    case tensor_role::down:
-      return matrix(hidden, width);
-    case tensor_role::gate_bias:
-    case tensor_role::up_bias:
-      return {width};
-    case tensor_role::gate_up_bias:
-      return {2 * width};
-    case tensor_role::down_bias:
-      return {hidden};
-  }
-  return {};
-}
-
 // {0,1,2,5} -> "0-2, 5"
 std::string ranges_of(const std::vector<std::uint32_t>& numbers) {
   std::string text;
@@ -57,13 +27,16 @@ std::string ranges_of(const std::vector<std::uint32_t>& numbers) {
   return text;
 }
 
-// One dtype for all experts, or f32, which loses nothing of a mixture.
+// One dtype for all experts. Of a mixture: bf16 if all of it is meant for bf16, else f32, which loses nothing.
 dtype common_dtype(const std::vector<moe_layer>& layers) {
   std::optional<dtype> common;
   for (const auto& layer : layers) {
     for (const auto& expert : layer.experts) {
-      if (common && *common != expert.stored) return dtype::f32;
-      common = expert.stored;
+      if (!common) common = expert.stored;
+      if (*common == expert.stored) continue;
+      const bool narrow =
+          default_compute_type(*common) == dtype::bf16 && default_compute_type(expert.stored) == dtype::bf16;
+      common = narrow ? dtype::bf16 : dtype::f32;
     }
   }
   return common.value_or(dtype::f32);
@@ -71,23 +44,9 @@ dtype common_dtype(const std::vector<moe_layer>& layers) {
 
 }  // namespace
 
-model_builder::model_builder(const tensor_index& tensors, problem_list& problems, std::uint32_t hidden)
+model_builder::model_builder(const stored_tensors& tensors, problem_list& problems, std::uint32_t hidden)
     : tensors_(tensors), problems_(problems) {
   model_.hidden = hidden;
-}
-
-const tensor_info* require_tensor(const tensor_index& tensors, problem_list& problems, const std::string& name,
-                                  const shape_t& shape) {
-  auto found = tensors.find(name);
-  if (found == tensors.end()) {
-    problems.add(name, fmt::format("[{}]", fmt::join(shape, ", ")), "missing");
-    return nullptr;
-  }
-  if (found->second.shape != shape || !is_supported(found->second.type)) {
-    problems.add(name, fmt::format("[{}] F32, F16 or BF16", fmt::join(shape, ", ")), describe(found->second));
-    return nullptr;
-  }
-  return &found->second;
 }
 
 const tensor_info* model_builder::require(const std::string& name, const shape_t& shape) {
@@ -102,9 +61,9 @@ void model_builder::check_gate(const layer_plan& plan) {
 }
 
 void model_builder::check_shared(const shared_expert& shared) {
-  require(shared.gate, {shared.width, model_.hidden});
-  require(shared.up, {shared.width, model_.hidden});
-  require(shared.down, {model_.hidden, shared.width});
+  require_weight(tensors_, problems_, shared.gate, shared.width, model_.hidden);
+  require_weight(tensors_, problems_, shared.up, shared.width, model_.hidden);
+  require_weight(tensors_, problems_, shared.down, model_.hidden, shared.width);
   if (!shared.sigmoid_gate.empty()) require(shared.sigmoid_gate, {1, model_.hidden});
 }
 
@@ -113,8 +72,8 @@ std::vector<bool> model_builder::find_present(const layer_plan& plan) {
   if (first.packed) return std::vector<bool>(plan.gate.num_experts, true);  // its first dimension is checked instead
   std::vector<bool> present(plan.gate.num_experts, false);
   std::vector<std::uint32_t> surplus;
-  for (auto it = tensors_.lower_bound(first.before); it != tensors_.end() && it->first.starts_with(first.before);
-       ++it) {
+  for (auto it = tensors_.index.lower_bound(first.before);
+       it != tensors_.index.end() && it->first.starts_with(first.before); ++it) {
     auto rest = std::string_view{it->first}.substr(first.before.size());
     std::uint32_t index = 0;
     auto [end, failure] = std::from_chars(rest.data(), rest.data() + rest.size(), index);
@@ -143,29 +102,55 @@ void model_builder::report_count(const layer_plan& plan, const std::vector<bool>
                 std::move(found));
 }
 
+const tensor_info* model_builder::require_piece(const bundle_tensor& cut, const expert_tensor& tensor,
+                                                std::uint32_t expert, std::uint32_t num_experts) {
+  if (!tensor.packed) {
+    if (is_weight(tensor.role) && !tensor.transposed) {
+      return require_weight(tensors_, problems_, cut.name, cut.shape[0], cut.shape[1]);
+    }
+    return require(cut.name, cut.shape);
+  }
+  if (expert != 0) {  // judged with expert 0
+    auto found = tensors_.index.find(cut.name);
+    return found != tensors_.index.end() ? &found->second : nullptr;
+  }
+  auto all = cut.shape;
+  all.insert(all.begin(), num_experts);
+  const bool is_mxfp4 = tensors_.quantised.method == quant_method::mxfp4;
+  const auto& rule = is_mxfp4 && is_weight(tensor.role)  ? mxfp4_elements
+                     : is_mxfp4 && is_scale(tensor.role) ? mxfp4_scales
+                                                         : plain_elements;
+  return require_tensor(tensors_, problems_, cut.name, all, rule);
+}
+
 std::optional<bundle_tensor> model_builder::piece(const layer_plan& plan, const expert_tensor& tensor,
                                                   std::uint32_t expert) {
   bundle_tensor cut;
   cut.role = tensor.role;
   cut.name = tensor.packed ? tensor.before : fmt::format("{}{}{}", tensor.before, expert, tensor.after);
-  cut.shape = shape_of(tensor.role, plan.shape, tensor.transposed);
+  cut.shape = stored_shape(tensor.role, plan.shape, tensor.transposed, tensors_.quantised.method == quant_method::mxfp4,
+                           tensors_.quantised.block);
   cut.transposed = tensor.transposed;
-  const tensor_info* whole = nullptr;
-  if (!tensor.packed) {
-    whole = require(cut.name, cut.shape);
-  } else if (expert == 0) {
-    auto all = cut.shape;
-    all.insert(all.begin(), plan.gate.num_experts);
-    whole = require(cut.name, all);
-  } else if (auto found = tensors_.find(cut.name); found != tensors_.end()) {
-    whole = &found->second;  // judged with expert 0
-  }
+  const auto* whole = require_piece(cut, tensor, expert, plan.gate.num_experts);
   if (whole == nullptr) return std::nullopt;
   cut.type = whole->type;
   cut.file = whole->file;
   cut.bytes = tensor.packed ? whole->bytes / plan.gate.num_experts : whole->bytes;
   cut.offset = whole->offset + (tensor.packed ? expert * cut.bytes : 0);
   return cut;
+}
+
+bundle_tensor model_builder::scales_of(const bundle_tensor& weight, const expert_shape& shape) const {
+  const auto& whole = tensors_.index.find(fp8_scale_name(weight.name))->second;
+  const auto role = scale_of(weight.role);
+  return {.role = role,
+          .name = whole.name,
+          .type = whole.type,
+          .shape = stored_shape(role, shape, false, false, tensors_.quantised.block),
+          .transposed = false,
+          .file = whole.file,
+          .offset = whole.offset,
+          .bytes = whole.bytes};
 }
 
 void model_builder::add_layer(layer_plan plan) {
@@ -178,14 +163,20 @@ void model_builder::add_layer(layer_plan plan) {
     bundle_layout bundle;
     bundle.id = {plan.id, e};
     bundle.shape = plan.shape;
+    bool is_complete = true;
     for (const auto& tensor : plan.tensors) {
-      if (auto cut = piece(plan, tensor, e)) bundle.tensors.push_back(std::move(*cut));
+      auto cut = piece(plan, tensor, e);
+      is_complete = is_complete && cut.has_value();
+      if (!cut) continue;
+      bundle.tensors.push_back(*cut);
+      if (cut->type == dtype::f8_e4m3) bundle.tensors.push_back(scales_of(*cut, plan.shape));
     }
-    if (bundle.tensors.size() < plan.tensors.size()) {
+    if (!is_complete) {
       if (plan.tensors.front().packed) break;  // the same piece is missing of every expert, and reported once
       continue;
     }
     bundle.stored = bundle.tensors.front().type;
+    bundle.block = tensors_.quantised.block;
     layer.experts.push_back(std::move(bundle));
   }
   layer.id = plan.id;

@@ -9,8 +9,8 @@
 #include <vector>
 
 #include "model/description.hpp"
+#include "model/families/stored_tensors.hpp"
 #include "model/problem_list.hpp"
-#include "model/safetensors.hpp"
 
 namespace troupe::model {
 
@@ -32,16 +32,12 @@ struct layer_plan {
   std::vector<expert_tensor> tensors;  // in the bundle's order
 };
 
-// nullptr, and a problem, when there is no such tensor, its shape is another, or its elements are not F32, F16 or BF16.
-const tensor_info* require_tensor(const tensor_index& tensors, problem_list& problems, const std::string& name,
-                                  const std::vector<std::uint64_t>& shape);
-
 class model_builder {
  public:
-  model_builder(const tensor_index& tensors, problem_list& problems, std::uint32_t hidden);
+  model_builder(const stored_tensors& tensors, problem_list& problems, std::uint32_t hidden);
 
   void add_layer(layer_plan plan);
-  [[nodiscard]] bool has_tensor(std::string_view name) const { return tensors_.contains(name); }
+  [[nodiscard]] bool has_tensor(std::string_view name) const { return tensors_.index.contains(name); }
   // Layers ordered by id. Name, family and fingerprint are the caller's.
   [[nodiscard]] description take();
 
@@ -53,9 +49,13 @@ class model_builder {
   // row.
   std::vector<bool> find_present(const layer_plan& plan);
   void report_count(const layer_plan& plan, const std::vector<bool>& present, std::vector<std::uint32_t> surplus);
+  const tensor_info* require_piece(const bundle_tensor& cut, const expert_tensor& tensor, std::uint32_t expert,
+                                   std::uint32_t num_experts);
   std::optional<bundle_tensor> piece(const layer_plan& plan, const expert_tensor& tensor, std::uint32_t expert);
+  // Of an fp8 weight, which was required with them.
+  [[nodiscard]] bundle_tensor scales_of(const bundle_tensor& weight, const expert_shape& shape) const;
 
-  const tensor_index& tensors_;
+  const stored_tensors& tensors_;
   problem_list& problems_;
   description model_;
 };

@@ -6,7 +6,7 @@
 
 namespace troupe::model {
 
-description describe_olmoe(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_olmoe(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   expert_shape shape{.hidden = config.count("hidden_size", 2048), .width = config.count("intermediate_size", 2048)};
   gating gate;
   gate.num_experts = read_num_experts(config, "num_experts", 64);
@@ -25,7 +25,7 @@ description describe_olmoe(config_reader& config, const tensor_index& tensors, p
 }
 
 // Queries and keys are normalised over all heads together, before clip_qkv.
-trunk_description describe_olmoe_trunk(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+trunk_description describe_olmoe_trunk(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   auto trunk = read_trunk(config, {.hidden = 2048,
                                    .num_layers = 16,
                                    .heads = 16,

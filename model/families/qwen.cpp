@@ -36,7 +36,7 @@ trunk_description read_qwen_trunk(config_reader& config, const trunk_defaults& d
   return trunk;
 }
 
-description describe_qwen(config_reader& config, const tensor_index& tensors, problem_list& problems,
+description describe_qwen(config_reader& config, const stored_tensors& tensors, problem_list& problems,
                           const qwen_defaults& defaults) {
   expert_shape shape{.hidden = config.count("hidden_size", 2048),
                      .width = config.count("moe_intermediate_size", defaults.width)};

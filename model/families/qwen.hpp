@@ -18,7 +18,7 @@ struct qwen_defaults {
 
 // A block is a MoE layer unless `mlp_only_layers` lists it or its number plus one is no multiple of
 // `decoder_sparse_step`.
-[[nodiscard]] description describe_qwen(config_reader& config, const tensor_index& tensors, problem_list& problems,
+[[nodiscard]] description describe_qwen(config_reader& config, const stored_tensors& tensors, problem_list& problems,
                                         const qwen_defaults& defaults);
 
 // Reads what both trunks share: sizes, window, and the dense MLPs of blocks without experts. The caller adds biases and

@@ -3,11 +3,12 @@
 
 namespace troupe::model {
 
-description describe_qwen3_moe(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_qwen3_moe(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   return describe_qwen(config, tensors, problems, {.width = 768, .num_experts = 128, .top_k = 8});
 }
 
-trunk_description describe_qwen3_moe_trunk(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+trunk_description describe_qwen3_moe_trunk(config_reader& config, const stored_tensors& tensors,
+                                           problem_list& problems) {
   auto trunk = read_qwen_trunk(config,
                                {.hidden = 2048,
                                 .num_layers = 24,

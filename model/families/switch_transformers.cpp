@@ -52,7 +52,7 @@ void add_stack(const stack_plan& stack, const gating& shared_gate, const expert_
 
 }  // namespace
 
-description describe_switch_transformers(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_switch_transformers(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   expert_shape shape{
       .hidden = config.count("d_model", 768), .width = config.count("d_ff", 2048), .act = read_activation(config)};
   gating gate;

@@ -109,9 +109,9 @@ void check_heads(config_reader& config, const trunk_description& trunk, const tr
   }
 }
 
-void require_linear(const trunk_linear& linear, std::uint64_t out, std::uint64_t in, const tensor_index& tensors,
+void require_linear(const trunk_linear& linear, std::uint64_t out, std::uint64_t in, const stored_tensors& tensors,
                     problem_list& problems) {
-  require_tensor(tensors, problems, linear.weight, {out, in});
+  require_weight(tensors, problems, linear.weight, out, in);
   if (!linear.bias.empty()) require_tensor(tensors, problems, linear.bias, {out});
 }
 
@@ -132,7 +132,7 @@ void name_block(trunk_block& block, const trunk_description& trunk, std::size_t 
   block.key_norm = prefix + "self_attn.k_norm.weight";
 }
 
-void require_block(const trunk_block& block, const trunk_description& trunk, const tensor_index& tensors,
+void require_block(const trunk_block& block, const trunk_description& trunk, const stored_tensors& tensors,
                    problem_list& problems) {
   std::uint64_t hidden = trunk.hidden;
   std::uint64_t queries = std::uint64_t{trunk.heads} * trunk.head_dim;
@@ -149,9 +149,9 @@ void require_block(const trunk_block& block, const trunk_description& trunk, con
   }
   require_tensor(tensors, problems, block.mlp_norm, {hidden});
   if (!block.dense) return;
-  require_tensor(tensors, problems, block.dense->gate, {block.dense->width, hidden});
-  require_tensor(tensors, problems, block.dense->up, {block.dense->width, hidden});
-  require_tensor(tensors, problems, block.dense->down, {hidden, block.dense->width});
+  require_weight(tensors, problems, block.dense->gate, block.dense->width, hidden);
+  require_weight(tensors, problems, block.dense->up, block.dense->width, hidden);
+  require_weight(tensors, problems, block.dense->down, hidden, block.dense->width);
 }
 
 }  // namespace
@@ -176,7 +176,7 @@ trunk_description read_trunk(config_reader& config, const trunk_defaults& defaul
   return trunk;
 }
 
-void name_tensors(trunk_description& trunk, const tensor_index& tensors, problem_list& problems) {
+void name_tensors(trunk_description& trunk, const stored_tensors& tensors, problem_list& problems) {
   trunk.final_norm = "model.norm.weight";
   require_tensor(tensors, problems, trunk.embedding, {trunk.vocabulary, trunk.hidden});
   for (std::size_t i = 0; i < trunk.blocks.size(); ++i) {

@@ -4,8 +4,8 @@
 #include <cstdint>
 
 #include "model/config_reader.hpp"
+#include "model/families/stored_tensors.hpp"
 #include "model/problem_list.hpp"
-#include "model/safetensors.hpp"
 #include "model/trunk_description.hpp"
 
 namespace troupe::model {
@@ -28,6 +28,6 @@ struct trunk_defaults {
 
 // Names the tensors that `trunk` says there are and reports those that are missing or misshapen. Dense MLPs are the
 // family's: it has set blocks[L].dense where a block has no experts.
-void name_tensors(trunk_description& trunk, const tensor_index& tensors, problem_list& problems);
+void name_tensors(trunk_description& trunk, const stored_tensors& tensors, problem_list& problems);
 
 }  // namespace troupe::model

@@ -22,7 +22,7 @@ capacity_rule read_capacity(config_reader& config) {
 
 }  // namespace
 
-description describe_vmoe(config_reader& config, const tensor_index& tensors, problem_list& problems) {
+description describe_vmoe(config_reader& config, const stored_tensors& tensors, problem_list& problems) {
   expert_shape shape{
       .hidden = config.count("hidden_size"), .width = config.count("intermediate_size"), .has_bias = true};
   auto act = config.choice("hidden_act", "gelu_erf", {"gelu_erf", "gelu_tanh"});

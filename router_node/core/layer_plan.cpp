@@ -69,7 +69,7 @@ result<const layer_plan*> model_plan::find(std::string_view text) const {
 result<dtype> resolve_dtype(std::string_view asked, dtype stored) {
   if (asked == "f32") return dtype::f32;
   if (asked == "bf16") return dtype::bf16;
-  if (asked == "auto") return stored == dtype::bf16 ? dtype::bf16 : dtype::f32;
+  if (asked == "auto") return model::default_compute_type(stored);
   return fail(errc::invalid_request, fmt::format("'{}' is no dtype to compute in; use auto, f32 or bf16", asked));
 }
 

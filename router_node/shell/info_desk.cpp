@@ -147,7 +147,7 @@ std::string info_desk::describe_model() const {
   return dump({{"name", model.name},
                {"family", model.family},
                {"hidden_size", model.hidden},
-               {"stored_dtype", to_string(model.stored)},
+               {"stored_dtype", model::stored_name(model.stored)},
                {"dtype", to_string(self_.type)},
                {"fingerprint", model.fingerprint},
                {"layers", std::move(layers)}});

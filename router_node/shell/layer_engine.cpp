@@ -1,6 +1,10 @@
 #include "router_node/shell/layer_engine.hpp"
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
+
+#include <fmt/format.h>
 
 #include "compute/device.hpp"
 #include "compute/shared_expert.hpp"
@@ -26,6 +30,11 @@ result<compute::shared_expert> read_shared(const model::checkpoint& checkpoint, 
     if (wanted[i]->empty()) continue;
     auto read = checkpoint.read_f32(*wanted[i]);
     if (!read) return fail(read.error());
+    if (!std::ranges::all_of(*read, [](float x) { return std::isfinite(x); })) {
+      return fail(errc::invalid_request,
+                  fmt::format("tensor \"{}\" holds NaN or infinite values, or its scales do; restore the checkpoint",
+                              *wanted[i]));
+    }
     tensors[i] = std::move(*read);
   }
   return compute::shared_expert::make(
