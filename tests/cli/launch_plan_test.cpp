@@ -164,6 +164,11 @@ TEST(launch_plan, slot_bytes_follow_shape_and_dtype) {
   EXPECT_GE(slot_bytes_of(model, "bf16"), 3 * 64 * 32 * 2 + biases);
   EXPECT_EQ(slot_bytes_of(model, "f32") - slot_bytes_of(model, "bf16"), 3U * 64 * 32 * 2);
   EXPECT_EQ(slot_bytes_of(model, "auto"), slot_bytes_of(model, "bf16"));
+  for (auto [stored, computed] :
+       {std::pair{dtype::f32, "f32"}, {dtype::f16, "f32"}, {dtype::f8_e4m3, "bf16"}, {dtype::u8, "bf16"}}) {
+    model.stored = stored;
+    EXPECT_EQ(slot_bytes_of(model, "auto"), slot_bytes_of(model, computed)) << to_string(stored);
+  }
 }
 
 TEST(launch_plan, long_socket_paths_are_recognised) {

@@ -142,7 +142,8 @@ TEST_P(golden_layers, give_the_reference_output) {
 INSTANTIATE_TEST_SUITE_P(families, golden_layers,
                          ::testing::Combine(::testing::Values("mixtral", "qwen2_moe", "qwen3_moe", "olmoe",
                                                               "deepseek_v2", "deepseek_v3", "gpt_oss",
-                                                              "switch_transformers", "vmoe"),
+                                                              "switch_transformers", "vmoe", "deepseek_v3_fp8",
+                                                              "qwen3_moe_fp8", "gpt_oss_mxfp4"),
                                             ::testing::Bool(), ::testing::Values(dtype::f32, dtype::bf16)),
                          [](const auto& which) {
                            return std::get<0>(which.param) + (std::get<1>(which.param) ? "_reference_" : "_cpu_") +

@@ -65,6 +65,15 @@ TEST_F(gpu_device, gives_the_bytes_of_a_bundle_back) {
   EXPECT_FALSE(d->export_bundle({0}, rounded.layout, again)) << "bf16 has forgotten what f32 said";
 }
 
+TEST_F(gpu_device, takes_no_quantised_bundle_over_a_link) {
+  const model::expert_shape shape{96, 64, activation::clamped_glu, true};
+  auto d = make();
+  ASSERT_TRUE(d->reserve(1, d->slot_bytes(shape)));
+  const auto sample = make_sample(shape, dtype::u8, stored_form::interleaved, 7);
+  EXPECT_EQ(d->adopt({0}, sample.layout).error().code, errc::invalid_request) << "its digest could not be compared";
+  ASSERT_TRUE(d->load({0}, sample.layout, sample.bundle)) << "the slot is still free";
+}
+
 TEST_F(gpu_device, says_both_numbers_when_memory_is_short) {
   state->memory_max = 1 << 20;
   auto d = make();

@@ -44,6 +44,17 @@ TEST(probe, fails_for_other_weights_in_the_slot) {
   }
 }
 
+TEST(probe, tells_one_scale_from_another) {
+  for (auto type : {dtype::f32, dtype::bf16}) {
+    auto sample = make_sample({96, 64, model::activation::swiglu, false}, dtype::u8, stored_form::interleaved, 1);
+    auto other = sample;
+    other.bundle[sample.layout.tensors[0].bytes] ^= std::byte{2};  // the scale of its first 32 weights
+    auto d = loaded(type, other);
+    EXPECT_FALSE(probe(*d, {0}, sample.layout, sample.bundle));
+    EXPECT_TRUE(probe(*d, {0}, other.layout, other.bundle));
+  }
+}
+
 TEST(probe, fails_when_the_output_is_not_finite) {
   model::expert_shape shape{30, 20, model::activation::swiglu, false};
   auto sample = make_sample(shape, dtype::bf16, stored_form::separate, 1);

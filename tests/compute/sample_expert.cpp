@@ -36,21 +36,15 @@ class bundle_writer {
         order.push_back(transposed ? values[b * in + a] : values[a * in + b]);
       }
     }
-    append(role, transposed ? std::vector{in, out} : std::vector{out, in}, transposed, order);
+    append(role, sample_.layout.stored, transposed ? std::vector{in, out} : std::vector{out, in}, transposed, order);
   }
-  void bias(tensor_role role, const std::vector<double>& values) { append(role, {values.size()}, false, values); }
-
- private:
-  void append(tensor_role role, std::vector<std::uint64_t> shape, bool transposed, const std::vector<double>& values) {
-    auto type = sample_.layout.stored;
+  void bias(tensor_role role, dtype type, const std::vector<double>& values) {
+    append(role, type, {values.size()}, false, values);
+  }
+  void bytes(tensor_role role, dtype type, std::vector<std::uint64_t> shape, bool transposed,
+             std::span<const std::byte> stored) {
     std::size_t begin = sample_.bundle.size();
-    std::size_t bytes = values.size() * bytes_per_element(type);
-    sample_.bundle.resize(begin + bytes);
-    for (std::size_t i = 0; i < values.size(); ++i) {
-      auto value = static_cast<float>(values[i]);
-      convert(dtype::f32, reinterpret_cast<const std::byte*>(&value), type,
-              sample_.bundle.data() + begin + i * bytes_per_element(type), 1);
-    }
+    sample_.bundle.insert(sample_.bundle.end(), stored.begin(), stored.end());
     sample_.layout.tensors.push_back({.role = role,
                                       .name = "tensor." + std::to_string(static_cast<int>(role)),
                                       .type = type,
@@ -58,10 +52,90 @@ class bundle_writer {
                                       .transposed = transposed,
                                       .file = 0,
                                       .offset = begin,
-                                      .bytes = bytes});
+                                      .bytes = stored.size()});
+  }
+
+ private:
+  void append(tensor_role role, dtype type, std::vector<std::uint64_t> shape, bool transposed,
+              const std::vector<double>& values) {
+    std::vector<std::byte> stored(values.size() * bytes_per_element(type));
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      auto value = static_cast<float>(values[i]);
+      convert(dtype::f32, reinterpret_cast<const std::byte*>(&value), type, stored.data() + i * bytes_per_element(type),
+              1);
+    }
+    bytes(role, type, std::move(shape), transposed, stored);
   }
 
   sample_expert& sample_;
+};
+
+// Writes numbers and scales of a matrix and returns the weights that they make, [out][in].
+class quantised_writer {
+ public:
+  quantised_writer(bundle_writer& bundle, const sample_expert& sample, std::mt19937& random)
+      : bundle_(bundle), layout_(sample.layout), random_(random) {}
+
+  // Weights of about `size`.
+  std::vector<double> matrix(tensor_role role, std::uint64_t out, std::uint64_t in, double size) {
+    const bool is_mxfp4 = layout_.stored == dtype::u8;
+    const auto block = layout_.block;
+    const std::uint64_t rows = (out + block.outputs - 1) / block.outputs;
+    const std::uint64_t columns = (in + block.inputs - 1) / block.inputs;
+    std::vector<std::byte> numbers(is_mxfp4 ? out * in / 2 : out * in), scales;
+    for (auto& byte : numbers) byte = draw_number(is_mxfp4);
+    std::vector<double> factors;
+    for (std::uint64_t b = 0; b < rows * columns; ++b) factors.push_back(draw_scale(is_mxfp4, size, scales));
+    std::vector<double> weights;
+    for (std::uint64_t o = 0; o < out; ++o) {
+      for (std::uint64_t i = 0; i < in; ++i) {
+        const auto place = o * in + i;
+        const double number = is_mxfp4 ? half(numbers[place / 2], place % 2 == 1) : e4m3(numbers[place]);
+        weights.push_back(number * factors[o / block.outputs * columns + i / block.inputs]);
+      }
+    }
+    const auto shape = is_mxfp4 ? std::vector<std::uint64_t>{out, in / 32, 16} : std::vector{out, in};
+    bundle_.bytes(role, layout_.stored, shape, false, numbers);
+    bundle_.bytes(model::scale_of(role), is_mxfp4 ? dtype::u8 : dtype::f32, {rows, columns}, false, scales);
+    return weights;
+  }
+
+ private:
+  // By the formats' definitions.
+  static double e4m3(std::byte stored) {
+    const auto bits = std::to_integer<int>(stored);
+    const int exponent = bits >> 3 & 15;
+    const double magnitude = exponent == 0 ? std::ldexp(bits & 7, -9) : std::ldexp(8 + (bits & 7), exponent - 10);
+    return bits < 128 ? magnitude : -magnitude;
+  }
+  static double half(std::byte stored, bool is_upper) {
+    const auto bits = std::to_integer<int>(stored) >> (is_upper ? 4 : 0) & 15;
+    const double magnitude = (bits & 6) == 0 ? (bits & 1) / 2.0 : std::ldexp(2 + (bits & 1), (bits >> 1 & 3) - 2);
+    return bits < 8 ? magnitude : -magnitude;
+  }
+
+  std::byte draw_number(bool is_mxfp4) {
+    const auto byte = static_cast<std::byte>(random_() & 0xffU);
+    const bool is_nan = (byte & std::byte{0x7f}) == std::byte{0x7f};
+    return is_nan && !is_mxfp4 ? std::byte{0x38} : byte;
+  }
+  // Any numbers have a mean square of 128^2 (e4m3) and 2.9^2 (e2m1).
+  double draw_scale(bool is_mxfp4, double size, std::vector<std::byte>& scales) {
+    if (is_mxfp4) {
+      const int exponent = static_cast<int>(std::lround(std::log2(size / 2.9))) + static_cast<int>(random_() % 3) - 1;
+      scales.push_back(static_cast<std::byte>(exponent + 127));
+      return std::ldexp(1.0, exponent);
+    }
+    std::uniform_real_distribution<float> factor{0.5F, 1.5F};
+    const float scale = static_cast<float>(size / 128) * factor(random_);
+    const auto bytes = std::as_bytes(std::span{&scale, 1});
+    scales.insert(scales.end(), bytes.begin(), bytes.end());
+    return scale;
+  }
+
+  bundle_writer& bundle_;
+  const model::bundle_layout& layout_;
+  std::mt19937& random_;
 };
 
 std::vector<double> interleave(const std::vector<double>& even, const std::vector<double>& odd, std::size_t in) {
@@ -97,36 +171,85 @@ double dot(const std::vector<double>& weights, std::size_t o, std::span<const do
 
 }  // namespace
 
-sample_expert make_sample(const model::expert_shape& shape, dtype stored, stored_form form, std::uint32_t seed) {
-  std::mt19937 random{seed};
-  sample_expert sample;
-  sample.layout = {.id = {layer_id::of(3), seed}, .shape = shape, .stored = stored, .tensors = {}};
+namespace {
+
+void write_plain(sample_expert& sample, stored_form form, std::mt19937& random) {
+  const auto& shape = sample.layout.shape;
+  const auto stored = sample.layout.stored;
   std::size_t size = std::size_t{shape.hidden} * shape.width;
   bool gated = model::is_gated(shape.act);
   double first_scale = 1 / std::sqrt(shape.hidden);
   if (gated) sample.gate = draw(size, first_scale, stored, random);
   sample.up = draw(size, first_scale, stored, random);
   sample.down = draw(size, 1 / std::sqrt(shape.width), stored, random);
-  if (shape.has_bias) {
-    if (gated) sample.gate_bias = draw(shape.width, 0.5, stored, random);
-    sample.up_bias = draw(shape.width, 0.5, stored, random);
-    sample.down_bias = draw(shape.hidden, 0.5, stored, random);
-  }
   bundle_writer writer(sample);
   bool transposed = form == stored_form::transposed || form == stored_form::interleaved_transposed;
   bool interleaved = form == stored_form::interleaved || form == stored_form::interleaved_transposed;
   if (interleaved) {
     writer.matrix(tensor_role::gate_up, 2ULL * shape.width, shape.hidden, transposed,
                   interleave(sample.gate, sample.up, shape.hidden));
-    if (shape.has_bias) writer.bias(tensor_role::gate_up_bias, interleave(sample.gate_bias, sample.up_bias, 1));
   } else {
     if (gated) writer.matrix(tensor_role::gate, shape.width, shape.hidden, transposed, sample.gate);
     writer.matrix(tensor_role::up, shape.width, shape.hidden, transposed, sample.up);
-    if (gated && shape.has_bias) writer.bias(tensor_role::gate_bias, sample.gate_bias);
-    if (shape.has_bias) writer.bias(tensor_role::up_bias, sample.up_bias);
   }
   writer.matrix(tensor_role::down, shape.hidden, shape.width, transposed, sample.down);
-  if (shape.has_bias) writer.bias(tensor_role::down_bias, sample.down_bias);
+}
+
+void write_quantised(sample_expert& sample, stored_form form, std::mt19937& random) {
+  const auto& shape = sample.layout.shape;
+  // For fp8 one that no size is a multiple of, with several blocks even in small samples.
+  sample.layout.block = sample.layout.stored == dtype::u8 ? model::scale_block{1, 32} : model::scale_block{48, 40};
+  bundle_writer bundle(sample);
+  quantised_writer writer(bundle, sample, random);
+  double first_scale = 1 / std::sqrt(shape.hidden);
+  if (form == stored_form::interleaved) {
+    const auto both = writer.matrix(tensor_role::gate_up, 2ULL * shape.width, shape.hidden, first_scale);
+    for (std::size_t o = 0; o < both.size(); o += shape.hidden) {
+      auto& part = o / shape.hidden % 2 == 0 ? sample.gate : sample.up;
+      part.insert(part.end(), both.begin() + static_cast<std::ptrdiff_t>(o),
+                  both.begin() + static_cast<std::ptrdiff_t>(o + shape.hidden));
+    }
+  } else {
+    if (model::is_gated(shape.act)) {
+      sample.gate = writer.matrix(tensor_role::gate, shape.width, shape.hidden, first_scale);
+    }
+    sample.up = writer.matrix(tensor_role::up, shape.width, shape.hidden, first_scale);
+  }
+  sample.down = writer.matrix(tensor_role::down, shape.hidden, shape.width, 1 / std::sqrt(shape.width));
+}
+
+void write_biases(sample_expert& sample, bool interleaved, dtype type, std::mt19937& random) {
+  const auto& shape = sample.layout.shape;
+  bool gated = model::is_gated(shape.act);
+  if (gated) sample.gate_bias = draw(shape.width, 0.5, type, random);
+  sample.up_bias = draw(shape.width, 0.5, type, random);
+  sample.down_bias = draw(shape.hidden, 0.5, type, random);
+  bundle_writer writer(sample);
+  if (interleaved) {
+    writer.bias(tensor_role::gate_up_bias, type, interleave(sample.gate_bias, sample.up_bias, 1));
+  } else {
+    if (gated) writer.bias(tensor_role::gate_bias, type, sample.gate_bias);
+    writer.bias(tensor_role::up_bias, type, sample.up_bias);
+  }
+  writer.bias(tensor_role::down_bias, type, sample.down_bias);
+}
+
+}  // namespace
+
+sample_expert make_sample(const model::expert_shape& shape, dtype stored, stored_form form, std::uint32_t seed) {
+  std::mt19937 random{seed};
+  sample_expert sample;
+  sample.layout.id = {layer_id::of(3), seed};
+  sample.layout.shape = shape;
+  sample.layout.stored = stored;
+  const bool quantised = stored == dtype::f8_e4m3 || stored == dtype::u8;
+  if (quantised) {
+    write_quantised(sample, form, random);
+  } else {
+    write_plain(sample, form, random);
+  }
+  const bool interleaved = form == stored_form::interleaved || form == stored_form::interleaved_transposed;
+  if (shape.has_bias) write_biases(sample, interleaved, quantised ? dtype::bf16 : stored, random);
   return sample;
 }
 

@@ -16,7 +16,7 @@ namespace troupe::compute::test {
 
 enum class stored_form { separate, transposed, interleaved, interleaved_transposed };
 
-// Values as stored, [out][in] row-major; empty where the expert has none.
+// Values as stored (quantised ones times their scales), [out][in] row-major; empty where the expert has none.
 struct sample_expert {
   model::bundle_layout layout;
   std::vector<std::byte> bundle;
@@ -24,6 +24,8 @@ struct sample_expert {
 };
 
 // Normal values; weights are scaled so that outputs are about as large as inputs. Interleaved forms need a gated kind.
+// `stored` may also be f8_e4m3 or, for mxfp4, u8 (whose sizes are multiples of 32): any numbers and scales of those,
+// not transposed; biases are bf16 then.
 [[nodiscard]] sample_expert make_sample(const model::expert_shape& shape, dtype stored, stored_form form,
                                         std::uint32_t seed);
 

@@ -67,6 +67,25 @@ TEST_P(device_slots, give_a_bundle_back_bit_by_bit) {
   }
 }
 
+// Numbers and scales were multiplied: whoever wants the bundle has to read it where it is stored.
+TEST_P(device_slots, serve_quantised_bundles_and_never_give_them_back) {
+  for (auto stored : {dtype::f8_e4m3, dtype::u8}) {
+    model::expert_shape shape{96, 64, activation::swiglu, false};
+    auto sample = make_sample(shape, stored, stored_form::separate, 5);
+    auto d = make(GetParam());
+    ASSERT_TRUE(d->reserve(1, d->slot_bytes(shape)));
+    ASSERT_TRUE(d->load({0}, sample.layout, sample.bundle));
+    auto probed = probe(*d, {0}, sample.layout, sample.bundle);
+    EXPECT_TRUE(probed) << probed.error().message;
+    std::vector<std::byte> back(sample.bundle.size());
+    auto done = d->export_bundle({0}, sample.layout, back);
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, errc::invalid_request);
+    EXPECT_THAT(done.error().message, HasSubstr(stored == dtype::u8 ? "stored as MXFP4 and was widened"
+                                                                    : "stored as F8_E4M3 and was widened"));
+  }
+}
+
 TEST_P(device_slots, refuse_what_does_not_fit) {
   model::expert_shape shape{16, 16, activation::swiglu, false};
   auto sample = make_sample(shape, dtype::bf16, stored_form::separate, 1);

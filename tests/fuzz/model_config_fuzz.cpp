@@ -31,6 +31,10 @@ const std::vector<valid_checkpoint>& valid_checkpoints() {
       auto model = test::make_model(family, {.hidden = 3, .width = 2, .experts = 4, .top_k = 2, .layers = 2});
       made.push_back({model.config, model.index(), model.tensors.document().size()});
     }
+    for (const auto* quantised : {"deepseek_v3_fp8", "gpt_oss_mxfp4"}) {
+      auto model = test::make_model(quantised, {.hidden = 32, .width = 32, .experts = 4, .top_k = 2, .layers = 2});
+      made.push_back({model.config, model.index(), model.tensors.document().size()});
+    }
     return made;
   }();
   return all;

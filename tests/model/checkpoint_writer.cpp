@@ -42,6 +42,16 @@ void tensor_set::add(const std::string& name, std::vector<std::uint64_t> shape, 
   set(name, values);
 }
 
+void tensor_set::add_bytes(const std::string& name, std::vector<std::uint64_t> shape, dtype type, std::uint8_t first,
+                           std::uint8_t last) {
+  std::size_t count = bytes_per_element(type);
+  for (auto extent : shape) count *= extent;
+  std::uniform_int_distribution<unsigned> any{first, last};
+  std::vector<std::byte> bytes(count);
+  for (auto& byte : bytes) byte = static_cast<std::byte>(any(random_));
+  entries_[name] = {type, std::move(shape), std::move(bytes)};
+}
+
 void tensor_set::set(const std::string& name, const std::vector<float>& values) {
   auto& one = entries_.at(name);
   one.bytes.resize(values.size() * bytes_per_element(one.type));

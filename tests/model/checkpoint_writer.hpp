@@ -39,6 +39,9 @@ class tensor_set {
 
   explicit tensor_set(std::uint64_t seed) : random_(seed) {}
   void add(const std::string& name, std::vector<std::uint64_t> shape, dtype type = dtype::f32);
+  // Random bytes from `first` to `last`, for numbers that are no f32, f16 or bf16.
+  void add_bytes(const std::string& name, std::vector<std::uint64_t> shape, dtype type, std::uint8_t first = 0,
+                 std::uint8_t last = 255);
   void set(const std::string& name, const std::vector<float>& values);  // keeps shape and dtype
   void erase(const std::string& name) { entries_.erase(name); }
   [[nodiscard]] std::map<std::string, entry>& entries() { return entries_; }

@@ -66,11 +66,16 @@ TEST(families, every_bad_key_is_listed_at_once_c6) {
                                     HasSubstr("-3"), HasSubstr("8.5"), HasSubstr("silu"), HasSubstr("\"gelu\"")));
 }
 
-TEST(families, quantised_checkpoints_are_refused_by_the_name_of_the_format) {
-  for (auto [family, method] : {std::pair{"gpt_oss", "mxfp4"}, {"deepseek_v3", "fp8"}}) {
+TEST(families, methods_of_quantising_that_are_not_read_are_refused_by_name) {
+  for (auto [family, method] :
+       {std::pair{"gpt_oss", "fp8"}, {"deepseek_v3", "mxfp4"}, {"mixtral", "awq"}, {"switch_transformers", "fp8"}}) {
     auto model = make_model(family);
     model.config["quantization_config"] = {{"quant_method", method}};
     EXPECT_THAT(refusal(model), AllOf(HasSubstr(method), HasSubstr("convert the checkpoint to BF16")));
+    model.config["quantization_config"] = nlohmann::json::object();
+    EXPECT_THAT(refusal(model), HasSubstr("an unnamed method"));
+    model.config["quantization_config"] = "fp8";
+    EXPECT_THAT(refusal(model), HasSubstr("quantization_config"));
     model.config["quantization_config"] = nullptr;
     EXPECT_EQ(refusal(model), "accepted");
   }

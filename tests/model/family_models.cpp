@@ -1,9 +1,12 @@
 #include "tests/model/family_models.hpp"
 
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 
 #include <fmt/format.h>
+
+#include "model/quantised.hpp"
 
 namespace troupe::model::test {
 namespace {
@@ -142,6 +145,36 @@ family_model vmoe(const model_sizes& s) {
   return model;
 }
 
+family_model deepseek_fp8(const model_sizes& s) {
+  constexpr scale_block block{4, 3};
+  auto model = deepseek("deepseek_v3", s);
+  model.config["quantization_config"] = {
+      {"quant_method", "fp8"}, {"fmt", "e4m3"}, {"weight_block_size", {block.outputs, block.inputs}}};
+  std::vector<std::pair<std::string, std::vector<std::uint64_t>>> weights;
+  for (const auto& [name, tensor] : model.tensors.entries()) {
+    if (name.ends_with("_proj.weight")) weights.emplace_back(name, tensor.shape);
+  }
+  for (const auto& [name, shape] : weights) {
+    model.tensors.add_bytes(name, shape, dtype::f8_e4m3, 0x80, 0xfe);  // 0xff is NaN
+    model.tensors.add(name + "_scale_inv", scales_shape(shape[0], shape[1], block));
+  }
+  return model;
+}
+
+family_model gpt_oss_mxfp4(const model_sizes& s) {
+  auto model = gpt_oss(s);
+  model.config["quantization_config"] = {{"quant_method", "mxfp4"}};
+  for (std::uint32_t block = 0; block < s.layers; ++block) {
+    const auto prefix = fmt::format("model.layers.{}.mlp.experts.", block);
+    for (auto [name, out, in] : {std::tuple{"gate_up_proj", 2 * s.width, s.hidden}, {"down_proj", s.hidden, s.width}}) {
+      model.tensors.erase(prefix + name);
+      model.tensors.add_bytes(prefix + name + "_blocks", {s.experts, out, in / 32, 16}, dtype::u8);
+      model.tensors.add_bytes(prefix + name + "_scales", {s.experts, out, in / 32}, dtype::u8, 120, 128);
+    }
+  }
+  return model;
+}
+
 }  // namespace
 
 void family_model::write(const temporary_folder& folder) const {
@@ -183,6 +216,8 @@ family_model make_model(const std::string& family, const model_sizes& sizes) {
   if (family == "gpt_oss") return gpt_oss(sizes);
   if (family == "switch_transformers") return switch_transformers(sizes);
   if (family == "vmoe") return vmoe(sizes);
+  if (family == "deepseek_v3_fp8") return deepseek_fp8(sizes);
+  if (family == "gpt_oss_mxfp4") return gpt_oss_mxfp4(sizes);
   throw std::runtime_error("no such family: " + family);
 }
 

@@ -37,6 +37,8 @@ struct family_model {
 [[nodiscard]] checkpoint must_open(const std::filesystem::path& folder);
 
 [[nodiscard]] const std::vector<std::string>& all_families();
+// A family, or "deepseek_v3_fp8" (every linear layer but the gates, a scale per 4 x 3 weights), or "gpt_oss_mxfp4"
+// (sizes should be multiples of 32).
 [[nodiscard]] family_model make_model(const std::string& family, const model_sizes& sizes = {});
 
 }  // namespace troupe::model::test

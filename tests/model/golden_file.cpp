@@ -8,7 +8,9 @@
 namespace troupe::model::test {
 
 std::filesystem::path golden_folder(const std::string& family) {
-  return std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden/dev" / family;
+  const auto goldens = std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden";
+  const bool is_quantised = family.ends_with("_fp8") || family.ends_with("_mxfp4");
+  return goldens / (is_quantised ? "quantised" : "dev") / family;
 }
 
 golden_file::golden_file(const std::filesystem::path& path) {

@@ -11,6 +11,7 @@
 
 namespace troupe::model::test {
 
+// A family, or a quantised checkpoint of one: "deepseek_v3_fp8".
 [[nodiscard]] std::filesystem::path golden_folder(const std::string& family);
 
 class golden_file {

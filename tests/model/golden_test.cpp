@@ -112,7 +112,8 @@ TEST_P(golden_family, single_experts_give_the_reference_output) {
 
 INSTANTIATE_TEST_SUITE_P(families, golden_family,
                          ::testing::Values("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3",
-                                           "gpt_oss", "switch_transformers", "vmoe"),
+                                           "gpt_oss", "switch_transformers", "vmoe", "deepseek_v3_fp8", "qwen3_moe_fp8",
+                                           "gpt_oss_mxfp4"),
                          [](const auto& family) { return family.param; });
 
 TEST(golden_switch, capacity_drops_the_tokens_of_the_reference) {

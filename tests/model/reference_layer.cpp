@@ -57,12 +57,60 @@ struct expert_weights {
   std::map<tensor_role, std::vector<float>> biases;
 };
 
+// By the formats' definitions, not by the tables under test.
+double e4m3(unsigned bits) {
+  const int exponent = static_cast<int>(bits >> 3 & 15U);
+  const double fraction = (bits & 7U) / 8.0;
+  const double magnitude = exponent == 0 ? std::ldexp(fraction, -6) : std::ldexp(1 + fraction, exponent - 7);
+  return bits < 128 ? magnitude : -magnitude;
+}
+
+double e2m1(unsigned bits) {
+  const int exponent = static_cast<int>(bits >> 1 & 3U);
+  const double fraction = (bits & 1U) / 2.0;
+  const double magnitude = exponent == 0 ? fraction : std::ldexp(1 + fraction, exponent - 1);
+  return bits < 8 ? magnitude : -magnitude;
+}
+
+// [out, in] from numbers, and from scales that stand behind them.
+matrix dequantise(const bundle_layout& layout, const bundle_tensor& numbers, const std::byte* bytes,
+                  const bundle_tensor& scales) {
+  const bool is_mxfp4 = numbers.type == dtype::u8;
+  matrix made{{}, numbers.shape[0], is_mxfp4 ? numbers.shape[1] * 32 : numbers.shape[1], false};
+  const auto* scale_bytes = bytes + numbers.bytes;
+  const std::size_t per_row = scales.shape[1];
+  for (std::size_t o = 0; o < made.out; ++o) {
+    for (std::size_t i = 0; i < made.in; ++i) {
+      const std::size_t place = o * made.in + i;
+      const std::size_t block = o / layout.block.outputs * per_row + i / layout.block.inputs;
+      if (is_mxfp4) {
+        const auto both = std::to_integer<unsigned>(bytes[place / 2]);
+        const int exponent = std::to_integer<int>(scale_bytes[block]) - 127;
+        made.values.push_back(static_cast<float>(std::ldexp(e2m1(place % 2 == 0 ? both % 16 : both / 16), exponent)));
+      } else {
+        float scale = 0;
+        convert(scales.type, scale_bytes + block * bytes_per_element(scales.type), dtype::f32,
+                reinterpret_cast<std::byte*>(&scale), 1);
+        made.values.push_back(static_cast<float>(e4m3(std::to_integer<unsigned>(bytes[place])) * double{scale}));
+      }
+    }
+  }
+  return made;
+}
+
 expert_weights unpack(const checkpoint& source, const bundle_layout& layout) {
   std::vector<std::byte> bytes(layout.bytes());
   if (auto read = source.read_bundle(layout, bytes); !read) throw std::runtime_error(read.error().message);
   expert_weights weights;
   const auto* next = bytes.data();
-  for (const auto& tensor : layout.tensors) {
+  for (std::size_t t = 0; t < layout.tensors.size(); ++t) {
+    const auto& tensor = layout.tensors[t];
+    if (tensor.type == dtype::f8_e4m3 || tensor.type == dtype::u8) {
+      const auto& scales = layout.tensors.at(++t);
+      weights.matrices[tensor.role] = dequantise(layout, tensor, next, scales);
+      next += tensor.bytes + scales.bytes;
+      continue;
+    }
     std::vector<float> values(tensor.bytes / bytes_per_element(tensor.type));
     convert(tensor.type, next, dtype::f32, reinterpret_cast<std::byte*>(values.data()), values.size());
     next += tensor.bytes;

@@ -99,6 +99,7 @@ TEST(planning_values, timeouts_policies_and_dtypes) {
   EXPECT_EQ(parse_degrade("Wait"), std::nullopt);
   EXPECT_EQ(*resolve_dtype("auto", dtype::f16), dtype::f32);
   EXPECT_EQ(*resolve_dtype("auto", dtype::bf16), dtype::bf16);
+  EXPECT_EQ(*resolve_dtype("auto", dtype::f8_e4m3), dtype::bf16);
   EXPECT_EQ(*resolve_dtype("f32", dtype::bf16), dtype::f32);
   EXPECT_FALSE(resolve_dtype("int8", dtype::bf16));
 }

@@ -1,4 +1,4 @@
-"""The golden checkpoints of tests/golden/dev and what the reference computed for each of their MoE layers."""
+"""The golden checkpoints of tests/golden/dev (and of quantised beside it) and what the reference computed for each of their MoE layers."""
 import json
 import pathlib
 import re
@@ -11,6 +11,7 @@ from support.safetensors import load
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / "golden" / "dev"
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "deepseek_v2", "deepseek_v3", "gpt_oss", "switch_transformers",
             "vmoe"]
+QUANTISED = ["deepseek_v3_fp8", "gpt_oss_mxfp4"]
 # Of the reference's largest absolute value (issue "Must show" 2).
 TOLERANCE = {"f32": 2e-5, "bf16": 2e-2}
 WEIGHT_TOLERANCE = 1e-5
@@ -27,9 +28,14 @@ class GoldenLayer:
     dropped: np.ndarray  # [T, k] or None
 
 
+def folder(case):
+    """Of a family, or of a quantised checkpoint."""
+    return FOLDER.parent / "quantised" / case if case in QUANTISED else FOLDER / case
+
+
 def layers(family):
-    """Every MoE layer of a family's golden, in the checkpoint's default order of filling."""
-    tensors = load(FOLDER / family / "layers.safetensors")
+    """Every MoE layer of a golden, in the checkpoint's default order of filling."""
+    tensors = load(folder(family) / "layers.safetensors")
     found = []
     for name in sorted(tensors):
         match = re.fullmatch(r"((?:encoder\.|decoder\.)?)layer\.(\d+)\.input", name)

@@ -249,6 +249,21 @@ TEST_P(loader_test, a_node_without_checkpoint_learns_everything_from_a_peer) {
   EXPECT_EQ(layers->hidden(wanted.layer), layout.shape.hidden);
 }
 
+TEST_P(loader_test, quantised_bundles_come_with_their_scales) {
+  for (const auto* name : {"deepseek_v3_fp8", "gpt_oss_mxfp4"}) {
+    model_folder = std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden/quantised" / name;
+    auto peer = start_peer("expert-1", open_checkpoint());
+    start(nullptr);
+    tested->load(job(model::digest_of(true_bytes()), {source("expert-1")}));
+    auto done = success();
+    EXPECT_EQ(device.slots.at(0), true_bytes());
+    ASSERT_NE(done.sample, nullptr);
+    auto checkpoint = open_checkpoint();
+    EXPECT_EQ(done.layout->block, checkpoint->model().find(wanted)->block);
+    loaded.clear();
+  }
+}
+
 TEST_P(loader_test, the_next_peer_is_asked_when_one_does_not_have_it_or_is_not_there) {
   auto busy = start_peer("expert-1", open_checkpoint(), [] { return fail(errc::overloaded, "come back"); });
   auto peer = start_peer("expert-2", open_checkpoint());

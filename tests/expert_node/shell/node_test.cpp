@@ -26,7 +26,10 @@ constexpr expert_id wanted{layer_id::of(1), 2};
 
 class node_test : public ::testing::Test {
  protected:
-  node_test() : model_folder{std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden/dev/mixtral"} {
+  node_test() { use("dev/mixtral"); }
+
+  void use(const char* golden) {
+    model_folder = std::filesystem::path{TROUPE_SOURCE_DIR} / "tests/golden" / golden;
     checkpoint = std::make_shared<model::checkpoint>(must(model::checkpoint::open(model_folder)));
     layout = checkpoint->model().find(wanted);
     bundle.resize(layout->bytes());
@@ -223,6 +226,31 @@ TEST_F(node_test, a_second_node_without_files_fetches_the_bundle_from_the_first)
   auto router = connect_router(*second);
   auto sample = must(compute::make_probe(*layout, bundle, dtype::f32));
   EXPECT_EQ(run_row(router, sample.row).second.size(), sample.expected.size());
+}
+
+// A slot holds widened weights, so the first one gives what its files say.
+TEST_F(node_test, quantised_bundles_are_given_from_the_files) {
+  use("quantised/deepseek_v3_fp8");
+  auto first = start(options("expert-0"));
+  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 1; }));
+  publish_map();
+  order_load(0);
+  ASSERT_TRUE(becomes("expert-0", 0, proto::READY));
+  auto without = options("expert-1");
+  without.model.reset();
+  without.memory_bytes = 4 * limits::mib;
+  auto second = start(std::move(without));
+  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 2; }));
+  publish_map();
+  order_load(3, first->peer_address());
+  ASSERT_TRUE(becomes("expert-1", 3, proto::READY)) << "verified against the digest of numbers and scales";
+  auto router = connect_router(*second);
+  auto sample = must(compute::make_probe(*layout, bundle, dtype::f32));
+  auto [done, output] = run_row(router, sample.row);
+  ASSERT_EQ(output.size(), sample.expected.size());
+  for (std::size_t c = 0; c < output.size(); ++c) {
+    EXPECT_NEAR(output[c], 0.5 * sample.expected[c], 1e-4 * std::abs(sample.expected[c]) + 1e-3);
+  }
 }
 
 TEST_F(node_test, p2_a_node_that_was_given_up_joins_again_and_keeps_its_slots) {

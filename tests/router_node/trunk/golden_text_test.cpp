@@ -134,10 +134,11 @@ TEST_P(golden_text, rows_do_not_see_their_neighbours) {
 }
 
 // The last ones are small models for what the families' own do not have: tests/golden/make_trunk_goldens.py.
-const auto case_names = ::testing::Values(
-    "mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "trunk_mixtral_window_tied", "trunk_mixtral_linear_wide_heads",
-    "trunk_mixtral_dynamic", "trunk_qwen2_moe_window_yarn_dense", "trunk_qwen2_moe_plain_yarn",
-    "trunk_qwen3_moe_llama3_bias_dense", "trunk_qwen3_moe_window", "trunk_olmoe_clip_bias_groups");
+const auto case_names =
+    ::testing::Values("mixtral", "qwen2_moe", "qwen3_moe", "qwen3_moe_fp8", "olmoe", "trunk_mixtral_window_tied",
+                      "trunk_mixtral_linear_wide_heads", "trunk_mixtral_dynamic", "trunk_qwen2_moe_window_yarn_dense",
+                      "trunk_qwen2_moe_plain_yarn", "trunk_qwen3_moe_llama3_bias_dense", "trunk_qwen3_moe_window",
+                      "trunk_olmoe_clip_bias_groups");
 
 INSTANTIATE_TEST_SUITE_P(families, golden_text,
                          ::testing::Combine(case_names, ::testing::Values(dtype::f32, dtype::bf16)),
