@@ -1,5 +1,5 @@
-// The GPU device: experts in one allocation, a batch in a handful of launches whatever the number of its experts:
-// gather, product, activation, product, combine. It knows no CUDA: a gpu_runtime does what it asks for.
+// The GPU device: experts in one allocation, a batch in a handful of launches whatever the number of its experts. It
+// knows no CUDA: a gpu_runtime does what it asks for.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -18,8 +18,11 @@ namespace troupe::compute {
 namespace {
 
 constexpr std::size_t alignment = 256;
-// A batch goes through in passes that need at most about this much beside the slots, in each of two pieces.
-constexpr std::size_t pass_bytes_max = 256 * limits::mib;
+// A batch goes through in passes that need at most about this much beside the slots, in each of two pieces: as much of
+// the device as it can spare, since each pass reads the weights again.
+constexpr std::size_t pass_share = 32;
+constexpr std::size_t pass_bytes_max = 1024 * limits::mib;
+constexpr std::size_t bus_piece_bytes = limits::mib / 4;
 
 std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
@@ -66,15 +69,33 @@ class cutter {
   std::size_t end_{};
 };
 
+expert_form form_of(const packed_expert& expert) {
+  return {.type = expert.first.type,
+          .act = expert.shape.act,
+          .is_gated = model::is_gated(expert.shape.act),
+          .has_bias = expert.shape.has_bias,
+          .hidden = expert.shape.hidden,
+          .width = expert.shape.width,
+          .first_inputs = expert.first.inputs(),
+          .first_outputs = expert.parts() * expert.first.outputs(),
+          .second_inputs = expert.second.inputs(),
+          .second_outputs = expert.second.outputs(),
+          .second_offset = expert.second_offset(0),
+          .gate_bias_offset = expert.gate_bias_offset(),
+          .up_bias_offset = expert.up_bias_offset(),
+          .down_bias_offset = expert.down_bias_offset()};
+}
+
 // Where the parts of one pass lie.
 struct pass_layout {
   std::size_t rows{}, slots{}, row_of{}, group_of{}, by_row{}, weight{}, first_of{}, input_bytes{};  // host -> device
   std::size_t out{}, norm{}, result_bytes{};                                                         // device -> host
-  std::size_t x{}, products{}, h{}, y{}, scratch_bytes{};
+  std::size_t y{}, scratch{}, scratch_bytes{};
 
-  pass_layout(const gpu_pass& pass, const packed_expert& expert, std::size_t element) {
+  pass_layout(const gpu_pass& pass, const expert_form& form, const gpu_runtime& runtime) {
     const std::size_t assignments = pass.assignments();
-    const auto row_bytes = std::size_t{pass.rows} * expert.shape.hidden * element;
+    const std::size_t element = bytes_per_element(form.type);
+    const auto row_bytes = std::size_t{pass.rows} * form.hidden * element;
     cutter input;
     rows = input.take(row_bytes);
     slots = input.take(pass.groups.size() * sizeof(const std::byte*));
@@ -85,15 +106,11 @@ struct pass_layout {
     out = result.take(row_bytes);
     norm = result.take(assignments * sizeof(float));
     result_bytes = result.end();
-    cutter scratch;
-    x = scratch.take(assignments * expert.first.inputs() * element);
-    products = scratch.take(assignments * first_outputs(expert) * element);
-    h = scratch.take(assignments * expert.second.inputs() * element);
-    y = scratch.take(assignments * expert.second.outputs() * element);
-    scratch_bytes = scratch.end();
+    cutter between;
+    y = between.take(assignments * form.second_outputs * element);
+    scratch = between.take(runtime.scratch_bytes(form, assignments));
+    scratch_bytes = between.end();
   }
-
-  static std::uint32_t first_outputs(const packed_expert& expert) { return expert.parts() * expert.first.outputs(); }
 };
 
 class gpu_device final : public device {
@@ -136,8 +153,14 @@ class gpu_device final : public device {
     if (!plan) return fail(plan.error());
     if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
     expert.pack(*plan, bundle.data(), staged_expert_.begin());
-    runtime_->upload(gpu_stream::load, at(slot), staged_expert_.begin(), expert.bytes());
-    if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
+    if (auto done = move_expert(expert.bytes(),
+                                [&](std::size_t begin, std::size_t bytes) {
+                                  runtime_->upload(gpu_stream::load, at(slot) + begin, staged_expert_.begin() + begin,
+                                                   bytes);
+                                });
+        !done) {
+      return done;
+    }
     contents_.set(slot, layout.shape);
     return {};
   }
@@ -148,8 +171,14 @@ class gpu_device final : public device {
     if (!plan) return fail(plan.error());
     const auto expert = packed(layout.shape);
     if (auto room = staged_expert_.reach(slot_bytes_); !room) return room;
-    runtime_->download(gpu_stream::load, staged_expert_.begin(), at(slot), expert.bytes());
-    if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
+    if (auto done = move_expert(expert.bytes(),
+                                [&](std::size_t begin, std::size_t bytes) {
+                                  runtime_->download(gpu_stream::load, staged_expert_.begin() + begin, at(slot) + begin,
+                                                     bytes);
+                                });
+        !done) {
+      return done;
+    }
     expert.unpack(*plan, staged_expert_.begin(), target.data());
     return {};
   }
@@ -177,14 +206,15 @@ class gpu_device final : public device {
     const auto is_held = [&](slot_index slot) { return contents_.holds(slot, work.shape); };
     if (auto fine = check_batch(work, reports, is_held, type_, rows_); !fine) return fine;
     for (auto& report : reports) report.weighted_norm_sum = 0;
-    const auto expert = packed(work.shape);
-    const pass_layout one(single_row(), expert, bytes_per_element(type_));
-    const auto assignments_max = std::max<std::size_t>(1, pass_bytes_max / one.scratch_bytes);
-    const auto rows_max = std::max<std::size_t>(1, pass_bytes_max / one.result_bytes);
+    const auto form = form_of(packed(work.shape));
+    const pass_layout one(single_row(), form, *runtime_);
+    const auto bytes_max = std::min(pass_bytes_max, facts_.total_bytes / pass_share);
+    const auto assignments_max = std::max<std::size_t>(1, bytes_max / one.scratch_bytes);
+    const auto rows_max = std::max<std::size_t>(1, bytes_max / one.result_bytes);
     for (const auto& pass :
          cut_into_passes(work, static_cast<std::uint32_t>(rows_.inputs.size()),
                          static_cast<std::uint32_t>(assignments_max), static_cast<std::uint32_t>(rows_max))) {
-      if (auto done = run_pass(work, pass, expert, reports); !done) return done;
+      if (auto done = run_pass(work, pass, form, reports); !done) return done;
     }
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - started;
     share_seconds(taken.count(), work, reports);
@@ -198,14 +228,23 @@ class gpu_device final : public device {
     return packed_expert::of(shape, type_, panel_form::rows);
   }
   [[nodiscard]] std::byte* at(slot_index slot) const { return arena_ + slot.value * slot_bytes_; }
+  // move(begin, bytes), piece by piece: a batch's rows wait for one piece on the bus, not for a whole expert.
+  template <class Move>
+  result<void> move_expert(std::size_t bytes, Move move) const {
+    for (std::size_t begin = 0; begin < bytes; begin += bus_piece_bytes) {
+      move(begin, std::min(bus_piece_bytes, bytes - begin));
+      if (auto done = runtime_->finish(gpu_stream::load); !done) return done;
+    }
+    return {};
+  }
   // A pass of one row and one assignment: what each more of them takes at most.
   static gpu_pass single_row() {
     return {.rows = 1, .row_of = {0}, .group_of = {0}, .weight = {0}, .first_of = {0, 1}, .by_row = {0}, .groups = {0}};
   }
 
-  result<void> run_pass(const batch& work, const gpu_pass& pass, const packed_expert& expert,
+  result<void> run_pass(const batch& work, const gpu_pass& pass, const expert_form& form,
                         std::span<group_report> reports) {
-    const pass_layout layout(pass, expert, bytes_per_element(type_));
+    const pass_layout layout(pass, form, *runtime_);
     for (auto [memory, bytes] : {std::pair{&staged_input_, layout.input_bytes},
                                  {&input_, layout.input_bytes},
                                  {&staged_result_, layout.result_bytes},
@@ -213,13 +252,14 @@ class gpu_device final : public device {
                                  {&scratch_, layout.scratch_bytes}}) {
       if (auto room = memory->reach(bytes); !room) return room;
     }
-    stage(work, pass, layout, expert.shape.hidden * bytes_per_element(type_));
+    const auto row_bytes = form.hidden * bytes_per_element(type_);
+    stage(work, pass, layout, row_bytes);
     runtime_->upload(gpu_stream::compute, input_.begin(), staged_input_.begin(), layout.input_bytes);
-    if (pass.assignments() > 0) launch_products(work, pass, layout, expert);
-    launch_combine(pass, layout, expert);
+    if (pass.assignments() > 0) launch_products(work, pass, layout, form);
+    launch_combine(pass, layout, form);
     runtime_->download(gpu_stream::compute, staged_result_.begin(), result_.begin(), layout.result_bytes);
     if (auto done = runtime_->finish(gpu_stream::compute); !done) return done;
-    take_result(pass, layout, expert.shape.hidden * bytes_per_element(type_), reports);
+    take_result(pass, layout, row_bytes, reports);
     return {};
   }
 
@@ -248,63 +288,44 @@ class gpu_device final : public device {
     return reinterpret_cast<const Element*>(input_.begin() + offset);
   }
 
-  void launch_products(const batch& work, const gpu_pass& pass, const pass_layout& layout,
-                       const packed_expert& expert) {
-    auto* scratch = scratch_.begin();
-    runtime_->gather({.type = type_,
-                      .rows = input_at<std::byte>(layout.rows),
-                      .row_of = input_at<std::uint32_t>(layout.row_of),
-                      .x = scratch + layout.x,
-                      .assignments = pass.assignments(),
-                      .hidden = expert.shape.hidden,
-                      .stride = expert.first.inputs()});
-    multiply(work, pass, 0, layout.x, layout.products, expert.first.inputs(), pass_layout::first_outputs(expert));
-    runtime_->activate({.type = type_,
-                        .act = expert.shape.act,
-                        .products = scratch + layout.products,
-                        .group_of = input_at<std::uint32_t>(layout.group_of),
-                        .slots = input_at<const std::byte*>(layout.slots),
-                        .h = scratch + layout.h,
-                        .assignments = pass.assignments(),
-                        .width = expert.shape.width,
-                        .first_outputs = pass_layout::first_outputs(expert),
-                        .stride = expert.second.inputs(),
-                        .has_bias = expert.shape.has_bias,
-                        .gate_bias_offset = expert.gate_bias_offset(),
-                        .up_bias_offset = expert.up_bias_offset()});
-    multiply(work, pass, expert.second_offset(0), layout.h, layout.y, expert.second.inputs(), expert.second.outputs());
-  }
-
-  void multiply(const batch& work, const gpu_pass& pass, std::size_t weights, std::size_t a, std::size_t c,
-                std::uint32_t inputs, std::uint32_t outputs) {
-    const auto element = bytes_per_element(type_);
-    products_.clear();
+  void launch_products(const batch& work, const gpu_pass& pass, const pass_layout& layout, const expert_form& form) {
+    groups_.clear();
     for (std::size_t g = 0; g < pass.groups.size(); ++g) {
-      const std::size_t begin = pass.begin_of[g];
-      products_.push_back({.weights = at(work.groups[pass.groups[g]].slot) + weights,
-                           .a = scratch_.begin() + a + begin * inputs * element,
-                           .c = scratch_.begin() + c + begin * outputs * element,
-                           .rows = pass.begin_of[g + 1] - pass.begin_of[g]});
+      groups_.push_back({.slot = work.groups[pass.groups[g]].slot.value,
+                         .begin = pass.begin_of[g],
+                         .rows = pass.begin_of[g + 1] - pass.begin_of[g]});
     }
-    runtime_->multiply({.type = type_, .groups = products_, .inputs = inputs, .outputs = outputs});
+    runtime_->multiply({.form = form,
+                        .arena = arena_,
+                        .slot_bytes = slot_bytes_,
+                        .slots = static_cast<std::uint32_t>(contents_.size()),
+                        .groups = groups_,
+                        .rows = input_at<std::byte>(layout.rows),
+                        .row_of = input_at<std::uint32_t>(layout.row_of),
+                        .group_of = input_at<std::uint32_t>(layout.group_of),
+                        .slot_of_group = input_at<const std::byte*>(layout.slots),
+                        .assignments = pass.assignments(),
+                        .y = scratch_.begin() + layout.y,
+                        .scratch = scratch_.begin() + layout.scratch});
   }
 
-  void launch_combine(const gpu_pass& pass, const pass_layout& layout, const packed_expert& expert) {
-    runtime_->combine({.type = type_,
+  void launch_combine(const gpu_pass& pass, const pass_layout& layout, const expert_form& form) {
+    std::uint32_t per_row_max = 0;
+    for (std::uint32_t r = 0; r < pass.rows; ++r) {
+      per_row_max = std::max(per_row_max, pass.first_of[r + 1] - pass.first_of[r]);
+    }
+    runtime_->combine({.form = form,
                        .y = scratch_.begin() + layout.y,
                        .first_of = input_at<std::uint32_t>(layout.first_of),
                        .by_row = input_at<std::uint32_t>(layout.by_row),
                        .weight = input_at<float>(layout.weight),
                        .group_of = input_at<std::uint32_t>(layout.group_of),
-                       .slots = input_at<const std::byte*>(layout.slots),
+                       .slot_of_group = input_at<const std::byte*>(layout.slots),
                        .out = result_.begin() + layout.out,
                        .norm = reinterpret_cast<float*>(result_.begin() + layout.norm),
                        .rows = pass.rows,
                        .assignments = pass.assignments(),
-                       .hidden = expert.shape.hidden,
-                       .stride = expert.second.outputs(),
-                       .has_bias = expert.shape.has_bias,
-                       .down_bias_offset = expert.down_bias_offset()});
+                       .per_row_max = per_row_max});
   }
 
   void take_result(const gpu_pass& pass, const pass_layout& layout, std::size_t row_bytes,
@@ -331,7 +352,7 @@ class gpu_device final : public device {
   growing_memory staged_input_{*runtime_, true}, staged_result_{*runtime_, true};
   mutable growing_memory staged_expert_{*runtime_, true};  // of the thread that loads and exports
   batch_rows rows_;
-  std::vector<product_group> products_;
+  std::vector<expert_rows> groups_;
 };
 
 }  // namespace

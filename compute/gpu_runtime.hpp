@@ -27,69 +27,68 @@ struct gpu_facts {
   std::uint64_t free_bytes{};  // at the time of asking
 };
 
-// Pointers below are device memory unless they say host. `type` is f32 or bf16. A is the number of assignments: pairs
-// of a row and an expert, all of one expert side by side.
-
-// x[a] = rows[row_of[a]], zeros behind `hidden`.
-struct gather_work {
-  dtype type{dtype::bf16};
-  const std::byte* rows{};        // [R, hidden]
-  const std::uint32_t* row_of{};  // [A]
-  std::byte* x{};                 // [A, stride]
-  std::uint32_t assignments{};
-  std::uint32_t hidden{};
-  std::uint32_t stride{};
-};
-
-// c = a W^T for each group, f32 sums, c rounded to `type`.
-struct product_group {
-  const std::byte* weights{};  // [outputs, inputs]
-  const std::byte* a{};        // [rows, inputs]
-  std::byte* c{};              // [rows, outputs]
-  std::uint32_t rows{};        // at least 1
-};
-struct grouped_product {
-  dtype type{dtype::bf16};
-  std::span<const product_group> groups;  // host; copied before the call returns
-  std::uint32_t inputs{};
-  std::uint32_t outputs{};
-};
-
-// h[a] = act(products of a (+ biases)), zeros behind `width`.
-struct activation_work {
-  dtype type{dtype::bf16};
+// Where the parts of an expert lie in its slot: the `rows` form of packing.hpp. Offsets are bytes from the slot's
+// begin. Matrices are [outputs, inputs], both padded; of `first`, gate and up come in turn, 64 outputs of each, when
+// gated.
+struct expert_form {
+  dtype type{dtype::bf16};  // f32 or bf16: of weights, rows and everything between
   model::activation act{model::activation::swiglu};
-  const std::byte* products{};      // [A, first_outputs]: blocks of up to 64 outputs, gate and up in turn when gated
-  const std::uint32_t* group_of{};  // [A]
-  const std::byte* const* slots{};  // [G]: where each group's expert lies
-  std::byte* h{};                   // [A, stride]
-  std::uint32_t assignments{};
-  std::uint32_t width{};
-  std::uint32_t first_outputs{};
-  std::uint32_t stride{};
+  bool is_gated{true};
   bool has_bias{};
-  std::uint64_t gate_bias_offset{};  // bytes from the slot's begin; f32
+  std::uint32_t hidden{};
+  std::uint32_t width{};
+  std::uint32_t first_inputs{};
+  std::uint32_t first_outputs{};
+  std::uint32_t second_inputs{};
+  std::uint32_t second_outputs{};
+  std::uint64_t second_offset{};
+  std::uint64_t gate_bias_offset{};  // biases are f32
   std::uint64_t up_bias_offset{};
+  std::uint64_t down_bias_offset{};
+};
+
+// Pointers below are device memory unless they say host. A is the number of assignments: pairs of a row and an expert,
+// all of one expert side by side.
+
+// The assignments [begin, begin + rows) of one expert.
+struct expert_rows {
+  std::uint32_t slot{};
+  std::uint32_t begin{};
+  std::uint32_t rows{};  // at least 1
+};
+
+// y[a] = down act(gate and up of rows[row_of[a]]), the down bias left out: sums in f32, rounded to the type after each
+// of the three.
+struct products_work {
+  expert_form form;
+  const std::byte* arena{};  // [slots], slot_bytes apart
+  std::uint64_t slot_bytes{};
+  std::uint32_t slots{};
+  std::span<const expert_rows> groups;      // host; copied before the call returns
+  const std::byte* rows{};                  // [R, hidden]
+  const std::uint32_t* row_of{};            // [A]
+  const std::uint32_t* group_of{};          // [A]
+  const std::byte* const* slot_of_group{};  // [G]
+  std::uint32_t assignments{};
+  std::byte* y{};        // [A, second_outputs]
+  std::byte* scratch{};  // scratch_bytes(form, A)
 };
 
 // out[r] = sum over k in [first_of[r], first_of[r + 1]) of weight[a] * (y[a] + bias), a = by_row[k], in that order, in
 // f32; and norm[a] = |weight[a]| x euclidean norm of what is in the brackets.
 struct combine_work {
-  dtype type{dtype::bf16};
-  const std::byte* y{};             // [A, stride]
-  const std::uint32_t* first_of{};  // [R + 1]
-  const std::uint32_t* by_row{};    // [A]
-  const float* weight{};            // [A]
-  const std::uint32_t* group_of{};  // [A]
-  const std::byte* const* slots{};  // [G]
-  std::byte* out{};                 // [R, hidden]
-  float* norm{};                    // [A]
+  expert_form form;
+  const std::byte* y{};                     // [A, second_outputs]
+  const std::uint32_t* first_of{};          // [R + 1]
+  const std::uint32_t* by_row{};            // [A]
+  const float* weight{};                    // [A]
+  const std::uint32_t* group_of{};          // [A]
+  const std::byte* const* slot_of_group{};  // [G]
+  std::byte* out{};                         // [R, hidden]
+  float* norm{};                            // [A]
   std::uint32_t rows{};
   std::uint32_t assignments{};
-  std::uint32_t hidden{};
-  std::uint32_t stride{};
-  bool has_bias{};
-  std::uint64_t down_bias_offset{};
+  std::uint32_t per_row_max{};  // assignments of one row
 };
 
 class gpu_runtime {
@@ -111,10 +110,10 @@ class gpu_runtime {
   virtual void download(gpu_stream stream, std::byte* host, const std::byte* device, std::size_t bytes) = 0;
 
   // On the compute stream.
-  virtual void gather(const gather_work& work) = 0;
-  virtual void multiply(const grouped_product& work) = 0;
-  virtual void activate(const activation_work& work) = 0;
+  virtual void multiply(const products_work& work) = 0;
   virtual void combine(const combine_work& work) = 0;
+  // What `multiply` needs beside y for that many assignments; grows with them. Any thread.
+  [[nodiscard]] virtual std::size_t scratch_bytes(const expert_form& form, std::size_t assignments) const = 0;
 
   // Waits until the stream is empty. internal (or out_of_memory) with the device's own words.
   [[nodiscard]] virtual result<void> finish(gpu_stream stream) = 0;
@@ -128,7 +127,7 @@ class gpu_runtime {
 };
 
 // Raised with every change of this header: a plug-in of another build is refused.
-inline constexpr std::uint32_t gpu_runtime_version = 2;
+inline constexpr std::uint32_t gpu_runtime_version = 3;
 
 // The plug-in's two functions, by these names.
 //   extern "C" std::uint32_t troupe_gpu_runtime_version();

@@ -6,13 +6,17 @@
 //
 // Exit status: 0 passed, 1 failed, 77 skipped because the device cannot be used here (the reason is printed).
 #include <algorithm>
+#include <array>
+#include <atomic>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
+#include <mutex>
 #include <optional>
+#include <thread>
 #include <tuple>
 
 #include "bench/gpu_layer/card_limits.hpp"
@@ -30,6 +34,7 @@ using compute::test::parity_case;
 constexpr int passed = 0;
 constexpr int failed = 1;
 constexpr int skipped = 77;
+constexpr unsigned parity_threads_max = 8;  // the largest case takes 7 GiB of host memory
 
 struct arguments {
   std::string what;
@@ -83,34 +88,50 @@ result<std::unique_ptr<gpu_runtime>> open_runtime(const std::string& device) {
 
 // -- parity -------------------------------------------------------------------------------------------------------
 
-// Says what came out; false: too far off, or an error.
-bool compare(std::unique_ptr<gpu_runtime> runtime, dtype type, const parity_case& c) {
-  auto device = compute::make_gpu_device(std::move(runtime), type);
+struct parity_verdict {
+  bool is_close{};
+  std::string words;
+};
+
+parity_verdict compare(const arguments& given, dtype type, const parity_case& c) {
+  auto runtime = open_runtime(given.device);
+  auto device = runtime ? compute::make_gpu_device(std::move(*runtime), type)
+                        : result<std::unique_ptr<compute::device>>{fail(runtime.error())};
   result<compute::test::parity_outcome> outcome = device ? compute::test::compare_with_f64(**device, type, c)
                                                          : result<compute::test::parity_outcome>{fail(device.error())};
-  std::printf("  %-17s %5u x %-5u  %3u experts %5u rows  %-4s  ", c.name.c_str(), c.shape.hidden, c.shape.width,
-              c.experts, c.rows, std::string{to_string(type)}.c_str());
-  if (!outcome) {
-    std::printf("FAILED: %s\n", outcome.error().message.c_str());
-    return false;
-  }
+  if (!outcome) return {.is_close = false, .words = "FAILED: " + outcome.error().message};
   const double allowed = compute::test::tolerance_of(type);
   const bool is_close = outcome->share <= allowed && outcome->norm_share <= allowed;
-  std::printf("%.1e of the peak, norms %.1e, allowed %.0e  %s\n", outcome->share, outcome->norm_share, allowed,
-              is_close ? "ok" : "FAILED");
-  std::fflush(stdout);
-  return is_close;
+  std::array<char, 100> words{};
+  std::snprintf(words.data(), words.size(), "%.1e of the peak, norms %.1e, allowed %.0e  %s", outcome->share,
+                outcome->norm_share, allowed, is_close ? "ok" : "FAILED");
+  return {.is_close = is_close, .words = words.data()};
 }
 
+// Several at a time: the reference in f64 takes by far the longest.
 int check_parity(const arguments& given, const compute::gpu_facts& facts) {
   std::printf("parity of %s (%s) with f64\n", facts.name.c_str(), facts.description.c_str());
+  const auto cases = compute::test::parity_cases(given.is_small || given.is_loops() ? 16 : 1);
+  std::mutex output;
+  std::atomic<std::size_t> next{0};
   int good = 0;
   int bad = 0;
-  for (const auto& c : compute::test::parity_cases(given.is_small || given.is_loops() ? 16 : 1)) {
-    for (const auto type : {dtype::f32, dtype::bf16}) {
-      auto runtime = open_runtime(given.device);
-      ++(runtime && compare(std::move(*runtime), type, c) ? good : bad);
+  const auto work = [&] {
+    for (auto at = next++; at < 2 * cases.size(); at = next++) {
+      const auto& c = cases[at / 2];
+      const auto type = at % 2 == 0 ? dtype::f32 : dtype::bf16;
+      const auto verdict = compare(given, type, c);
+      const std::lock_guard lock{output};
+      ++(verdict.is_close ? good : bad);
+      std::printf("  %-17s %5u x %-5u  %3u experts %5u rows  %-4s  %s\n", c.name.c_str(), c.shape.hidden, c.shape.width,
+                  c.experts, c.rows, std::string{to_string(type)}.c_str(), verdict.words.c_str());
+      std::fflush(stdout);
     }
+  };
+  {
+    std::vector<std::jthread> threads;
+    const auto count = std::clamp(std::thread::hardware_concurrency(), 1U, parity_threads_max);
+    for (unsigned thread = 0; thread < count; ++thread) threads.emplace_back(work);
   }
   std::printf("parity of %s: %d passed, %d failed\n", facts.name.c_str(), good, bad);
   return bad == 0 ? passed : failed;

@@ -35,10 +35,11 @@ class timed_runtime final : public gpu_runtime {
     inner_->download(stream, host, device, bytes);
   }
 
-  void gather(const gather_work& work) override { inner_->gather(work); }
-  void multiply(const grouped_product& work) override { inner_->multiply(work); }
-  void activate(const activation_work& work) override { inner_->activate(work); }
+  void multiply(const products_work& work) override { inner_->multiply(work); }
   void combine(const combine_work& work) override { inner_->combine(work); }
+  std::size_t scratch_bytes(const expert_form& form, std::size_t assignments) const override {
+    return inner_->scratch_bytes(form, assignments);
+  }
 
   result<void> finish(gpu_stream stream) override {
     auto done = inner_->finish(stream);

@@ -10,6 +10,7 @@
 
 #include <fmt/format.h>
 
+#include "compute/cuda/hopper_products.hpp"
 #include "compute/cuda/kernels.hpp"
 #include "compute/gpu_runtime.hpp"
 
@@ -41,6 +42,7 @@ class cuda_runtime final : public gpu_runtime {
     if (compute_.trouble) return fail(*compute_.trouble);
     note(cublasCreate(&blas_), "starting cuBLAS");
     note(cublasSetStream(blas_, compute_.stream), "starting cuBLAS");
+    hopper_ = hopper_products::open(index_);
     if (compute_.trouble) return fail(*compute_.trouble);
     return {};
   }
@@ -109,19 +111,19 @@ class cuda_runtime final : public gpu_runtime {
     copy(stream, host, device, bytes, cudaMemcpyDeviceToHost);
   }
 
-  void gather(const gather_work& work) override {
-    cuda::gather(work, begin_compute());
-    note(cudaGetLastError(), "gathering rows");
-  }
-  void activate(const activation_work& work) override {
-    cuda::activate(work, begin_compute());
-    note(cudaGetLastError(), "activation");
+  void multiply(const products_work& work) override {
+    auto* const stream = begin_compute();
+    if (hopper_ && hopper_->knows(work.form)) return note(hopper_->multiply(work, stream), "products");
+    multiply_step_by_step(work, stream);
   }
   void combine(const combine_work& work) override {
-    cuda::combine(work, begin_compute());
+    cuda::combine(work, hopper_ && hopper_->knows(work.form), begin_compute());
     note(cudaGetLastError(), "combining rows");
   }
-  void multiply(const grouped_product& work) override;
+  std::size_t scratch_bytes(const expert_form& form, std::size_t assignments) const override {
+    if (hopper_ && hopper_->knows(form)) return hopper_products::scratch_bytes(form, assignments);
+    return scratch_parts(form, assignments).end;
+  }
 
   result<void> finish(gpu_stream which) override {
     static_cast<void>(cudaSetDevice(index_));
@@ -166,72 +168,114 @@ class cuda_runtime final : public gpu_runtime {
     const auto code = cudaMemcpyAsync(to, from, bytes, kind, used.stream);
     if (code != cudaSuccess && !used.trouble) used.trouble = describe(code, "copying");
   }
-  pointer_table* fill_table(std::span<const product_group> groups);
+  // Where x, the products and h lie in the scratch of multiply_step_by_step.
+  struct scratch_parts {
+    std::size_t products, h, end;
+
+    scratch_parts(const expert_form& form, std::size_t assignments) {
+      const std::size_t element = element_bytes(form.type);
+      products = assignments * form.first_inputs * element;
+      h = products + assignments * form.first_outputs * element;
+      end = h + assignments * form.second_inputs * element;
+    }
+  };
+
+  void multiply_step_by_step(const products_work& work, cudaStream_t stream);
+  void multiply_groups(const products_work& work, std::uint64_t weights_offset, const std::byte* a,
+                       std::uint32_t inputs, std::byte* c, std::uint32_t outputs);
+  pointer_table* next_table(std::size_t groups);
 
   int index_;
   std::atomic<bool> is_lost_{false};
   side compute_;
   side load_;
   cublasHandle_t blas_{};
+  std::unique_ptr<hopper_products> hopper_;  // nullptr: not such a card
   // A pass multiplies twice before it waits, so that each product has a table of its own.
   std::array<pointer_table, 2> tables_{};
   std::size_t next_table_{};
 };
 
+void cuda_runtime::multiply_step_by_step(const products_work& work, cudaStream_t stream) {
+  const auto& form = work.form;
+  const scratch_parts parts(form, work.assignments);
+  auto* const x = work.scratch;
+  auto* const products = work.scratch + parts.products;
+  auto* const h = work.scratch + parts.h;
+  gather({.type = form.type,
+          .rows = work.rows,
+          .row_of = work.row_of,
+          .x = x,
+          .assignments = work.assignments,
+          .hidden = form.hidden,
+          .stride = form.first_inputs},
+         stream);
+  note(cudaGetLastError(), "gathering rows");
+  multiply_groups(work, 0, x, form.first_inputs, products, form.first_outputs);
+  activate({.form = form,
+            .products = products,
+            .group_of = work.group_of,
+            .slot_of_group = work.slot_of_group,
+            .h = h,
+            .assignments = work.assignments},
+           stream);
+  note(cudaGetLastError(), "activation");
+  multiply_groups(work, form.second_offset, h, form.second_inputs, work.y, form.second_outputs);
+}
+
 // nullptr: no memory; noted.
-pointer_table* cuda_runtime::fill_table(std::span<const product_group> groups) {
+pointer_table* cuda_runtime::next_table(std::size_t groups) {
   auto& table = tables_[next_table_++ % tables_.size()];
-  const std::size_t count = groups.size();
-  if (table.groups < count) {
-    note(cudaStreamSynchronize(compute_.stream), "waiting for the device");
-    static_cast<void>(cudaFreeHost(table.host));
-    static_cast<void>(cudaFree(table.device));
-    table = {};
-    const auto bytes = 3 * count * sizeof(void*);
-    auto host = allocate_host(bytes);
-    if (host) table.host = *host;
-    auto device = allocate(bytes);
-    if (device) table.device = *device;
-    if (!host || !device) {
-      if (!compute_.trouble) compute_.trouble = host ? device.error() : host.error();
-      return nullptr;
-    }
-    table.groups = count;
+  if (table.groups >= groups) return &table;
+  note(cudaStreamSynchronize(compute_.stream), "waiting for the device");
+  static_cast<void>(cudaFreeHost(table.host));
+  static_cast<void>(cudaFree(table.device));
+  table = {};
+  const auto bytes = 3 * groups * sizeof(void*);
+  auto host = allocate_host(bytes);
+  if (host) table.host = *host;
+  auto device = allocate(bytes);
+  if (device) table.device = *device;
+  if (!host || !device) {
+    if (!compute_.trouble) compute_.trouble = host ? device.error() : host.error();
+    return nullptr;
   }
-  auto* pointers = reinterpret_cast<const void**>(table.host);
-  for (std::size_t g = 0; g < count; ++g) {
-    pointers[g] = groups[g].weights;
-    pointers[count + g] = groups[g].a;
-    pointers[2 * count + g] = groups[g].c;
-  }
-  copy(gpu_stream::compute, table.device, table.host, 3 * count * sizeof(void*), cudaMemcpyHostToDevice);
+  table.groups = groups;
   return &table;
 }
 
-// cuBLAS counts in columns: a row-major [rows, n] is its column-major [n, rows], so c^T = W a^T, with W read
-// transposed.
-void cuda_runtime::multiply(const grouped_product& work) {
-  if (work.groups.empty()) return;
-  begin_compute();
-  auto* table = fill_table(work.groups);
-  if (table == nullptr) return;
+// c = a W^T for each group. cuBLAS counts in columns: a row-major [rows, n] is its column-major [n, rows], so
+// c^T = W a^T, with W read transposed.
+void cuda_runtime::multiply_groups(const products_work& work, std::uint64_t weights_offset, const std::byte* a,
+                                   std::uint32_t inputs, std::byte* c, std::uint32_t outputs) {
   const std::size_t count = work.groups.size();
+  auto* table = next_table(count);
+  if (table == nullptr) return;
+  const std::size_t element = element_bytes(work.form.type);
   const std::vector<cublasOperation_t> transposed(count, CUBLAS_OP_T);
   const std::vector<cublasOperation_t> plain(count, CUBLAS_OP_N);
-  const std::vector<int> outputs(count, static_cast<int>(work.outputs));
-  const std::vector<int> inputs(count, static_cast<int>(work.inputs));
+  const std::vector<int> outputs_of(count, static_cast<int>(outputs));
+  const std::vector<int> inputs_of(count, static_cast<int>(inputs));
   const std::vector<int> ones(count, 1);
   const std::vector<float> alpha(count, 1.0F);
   const std::vector<float> beta(count, 0.0F);
   std::vector<int> rows;
   rows.reserve(count);
-  for (const auto& group : work.groups) rows.push_back(static_cast<int>(group.rows));
-  const auto type = work.type == dtype::f32 ? CUDA_R_32F : CUDA_R_16BF;
-  auto* const a = reinterpret_cast<void**>(table->device);
-  note(cublasGemmGroupedBatchedEx(blas_, transposed.data(), plain.data(), outputs.data(), rows.data(), inputs.data(),
-                                  alpha.data(), a, type, inputs.data(), a + count, type, inputs.data(), beta.data(),
-                                  a + 2 * count, type, outputs.data(), static_cast<int>(count), ones.data(),
-                                  CUBLAS_COMPUTE_32F),
+  auto* pointers = reinterpret_cast<const void**>(table->host);
+  for (std::size_t g = 0; g < count; ++g) {
+    const auto& group = work.groups[g];
+    rows.push_back(static_cast<int>(group.rows));
+    pointers[g] = work.arena + group.slot * work.slot_bytes + weights_offset;
+    pointers[count + g] = a + std::size_t{group.begin} * inputs * element;
+    pointers[2 * count + g] = c + std::size_t{group.begin} * outputs * element;
+  }
+  copy(gpu_stream::compute, table->device, table->host, 3 * count * sizeof(void*), cudaMemcpyHostToDevice);
+  const auto type = work.form.type == dtype::f32 ? CUDA_R_32F : CUDA_R_16BF;
+  auto* const device = reinterpret_cast<void**>(table->device);
+  note(cublasGemmGroupedBatchedEx(blas_, transposed.data(), plain.data(), outputs_of.data(), rows.data(),
+                                  inputs_of.data(), alpha.data(), device, type, inputs_of.data(), device + count, type,
+                                  inputs_of.data(), beta.data(), device + 2 * count, type, outputs_of.data(),
+                                  static_cast<int>(count), ones.data(), CUBLAS_COMPUTE_32F),
        "grouped product");
 }
 

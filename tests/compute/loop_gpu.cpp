@@ -66,76 +66,44 @@ class loop_gpu final : public gpu_runtime {
     std::memcpy(host, device, bytes);
   }
 
-  void gather(const gather_work& work) override {
-    ++state_->launches;
-    for (std::size_t a = 0; a < work.assignments; ++a) {
-      for (std::size_t c = 0; c < work.stride; ++c) {
-        const auto value = c < work.hidden ? read(work.type, work.rows, work.row_of[a] * work.hidden + c) : 0.0F;
-        write(work.type, work.x, a * work.stride + c, value);
-      }
-    }
-  }
-
-  void multiply(const grouped_product& work) override {
+  void multiply(const products_work& work) override {
     ++state_->launches;
     ++state_->multiplications;
+    const auto& form = work.form;
+    auto* const x = work.scratch;
+    auto* const products = x + bytes_of(form, work.assignments, form.first_inputs);
+    auto* const h = products + bytes_of(form, work.assignments, form.first_outputs);
+    gather(work, x);
     for (const auto& group : work.groups) {
-      for (std::size_t r = 0; r < group.rows; ++r) {
-        for (std::size_t o = 0; o < work.outputs; ++o) {
-          double sum = 0;
-          for (std::size_t i = 0; i < work.inputs; ++i) {
-            sum += double{read(work.type, group.a, r * work.inputs + i)} *
-                   read(work.type, group.weights, o * work.inputs + i);
-          }
-          write(work.type, group.c, r * work.outputs + o, static_cast<float>(sum));
-        }
-      }
+      const auto* slot = work.arena + group.slot * work.slot_bytes;
+      multiply_rows(form.type, group, slot, x, form.first_inputs, products, form.first_outputs);
+      activate(form, group, slot, products, h);
+      multiply_rows(form.type, group, slot + form.second_offset, h, form.second_inputs, work.y, form.second_outputs);
     }
   }
-
-  void activate(const activation_work& work) override {
-    ++state_->launches;
-    const bool gated = model::is_gated(work.act);
-    const std::uint32_t part = gated ? work.first_outputs / 2 : work.first_outputs;
-    for (std::size_t a = 0; a < work.assignments; ++a) {
-      const auto* slot = work.slots[work.group_of[a]];
-      for (std::uint32_t o = 0; o < work.stride; ++o) {
-        float h = 0;
-        if (o < work.width) {
-          const std::uint32_t begin = o / 64 * 64;
-          const std::uint32_t block = std::min(64U, part - begin);
-          const auto at = a * work.first_outputs + (gated ? 2 * begin : begin) + (o - begin);
-          double first = read(work.type, work.products, at);
-          double up = gated ? read(work.type, work.products, at + block) : 0.0;
-          if (work.has_bias) {
-            first += bias_at(slot, gated ? work.gate_bias_offset : work.up_bias_offset, o);
-            if (gated) up += bias_at(slot, work.up_bias_offset, o);
-          }
-          h = static_cast<float>(reference_activation(work.act, first, up));
-        }
-        write(work.type, work.h, a * work.stride + o, h);
-      }
-    }
+  std::size_t scratch_bytes(const expert_form& form, std::size_t assignments) const override {
+    return bytes_of(form, assignments, form.first_inputs + form.first_outputs + form.second_inputs);
   }
 
   void combine(const combine_work& work) override {
     ++state_->launches;
+    const auto& form = work.form;
     const auto output = [&](std::size_t a, std::size_t c) {
-      const auto bias = work.has_bias ? bias_at(work.slots[work.group_of[a]], work.down_bias_offset, c) : 0.0F;
-      return read(work.type, work.y, a * work.stride + c) + bias;
+      const auto bias = form.has_bias ? bias_at(work.slot_of_group[work.group_of[a]], form.down_bias_offset, c) : 0.0F;
+      return read(form.type, work.y, a * form.second_outputs + c) + bias;
     };
     for (std::size_t r = 0; r < work.rows; ++r) {
-      for (std::size_t c = 0; c < work.hidden; ++c) {
+      for (std::size_t c = 0; c < form.hidden; ++c) {
         float sum = 0;
         for (auto k = work.first_of[r]; k < work.first_of[r + 1]; ++k) {
           sum += work.weight[work.by_row[k]] * output(work.by_row[k], c);
         }
-        write(work.type, work.out, r * work.hidden + c, sum);
+        write(form.type, work.out, r * form.hidden + c, sum);
       }
     }
     for (std::size_t a = 0; a < work.assignments; ++a) {
       double squares = 0;
-      for (std::size_t c = 0; c < work.hidden; ++c) squares += double{output(a, c)} * output(a, c);
+      for (std::size_t c = 0; c < form.hidden; ++c) squares += double{output(a, c)} * output(a, c);
       work.norm[a] = static_cast<float>(std::abs(work.weight[a]) * std::sqrt(squares));
     }
   }
@@ -149,6 +117,54 @@ class loop_gpu final : public gpu_runtime {
   bool is_lost() const override { return state_->is_lost; }
 
  private:
+  static std::size_t bytes_of(const expert_form& form, std::size_t rows, std::size_t columns) {
+    return rows * columns * bytes_per_element(form.type);
+  }
+  static void gather(const products_work& work, std::byte* x) {
+    const auto& form = work.form;
+    for (std::size_t a = 0; a < work.assignments; ++a) {
+      for (std::size_t c = 0; c < form.first_inputs; ++c) {
+        const auto value = c < form.hidden ? read(form.type, work.rows, work.row_of[a] * form.hidden + c) : 0.0F;
+        write(form.type, x, a * form.first_inputs + c, value);
+      }
+    }
+  }
+  // c = a W^T
+  static void multiply_rows(dtype type, const expert_rows& group, const std::byte* weights, const std::byte* a,
+                            std::size_t inputs, std::byte* c, std::size_t outputs) {
+    for (std::size_t row = group.begin; row < group.begin + group.rows; ++row) {
+      for (std::size_t o = 0; o < outputs; ++o) {
+        double sum = 0;
+        for (std::size_t i = 0; i < inputs; ++i) {
+          sum += double{read(type, a, row * inputs + i)} * read(type, weights, o * inputs + i);
+        }
+        write(type, c, row * outputs + o, static_cast<float>(sum));
+      }
+    }
+  }
+  static void activate(const expert_form& form, const expert_rows& group, const std::byte* slot,
+                       const std::byte* products, std::byte* h) {
+    const std::uint32_t part = form.is_gated ? form.first_outputs / 2 : form.first_outputs;
+    for (std::size_t a = group.begin; a < group.begin + group.rows; ++a) {
+      for (std::uint32_t o = 0; o < form.second_inputs; ++o) {
+        float value = 0;
+        if (o < form.width) {
+          const std::uint32_t begin = o / 64 * 64;
+          const std::uint32_t block = std::min(64U, part - begin);
+          const auto at = a * form.first_outputs + (form.is_gated ? 2 * begin : begin) + (o - begin);
+          double first = read(form.type, products, at);
+          double up = form.is_gated ? read(form.type, products, at + block) : 0.0;
+          if (form.has_bias) {
+            first += bias_at(slot, form.is_gated ? form.gate_bias_offset : form.up_bias_offset, o);
+            if (form.is_gated) up += bias_at(slot, form.up_bias_offset, o);
+          }
+          value = static_cast<float>(reference_activation(form.act, first, up));
+        }
+        write(form.type, h, a * form.second_inputs + o, value);
+      }
+    }
+  }
+
   // Fresh memory is full of NaN: what was never written must not be read.
   result<std::byte*> keep(std::size_t bytes, std::size_t& counter) {
     counter += bytes;

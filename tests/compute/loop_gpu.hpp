@@ -16,7 +16,7 @@ struct loop_gpu_state {
   std::size_t memory_max{std::size_t{1} << 32};
   std::size_t allocated{};       // device memory, now
   std::size_t host_allocated{};  // now
-  int launches{};                // gather, multiply, activate, combine
+  int launches{};                // multiply, combine
   int multiplications{};
   bool fails{};                    // the next finish of the compute stream
   std::function<bool()> breaks{};  // asked by finish of the compute stream; true: the device is lost

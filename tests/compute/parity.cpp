@@ -35,6 +35,9 @@ std::vector<parity_case> edge_cases() {
       {"1 x 1", {1, 1, activation::relu, true}, separate, dtype::f32, 2, 1, 3},
       {"no rows for some", {72, 48, activation::swiglu, false}, separate, dtype::bf16, 12, 1, 3},
       {"one row", {72, 448, activation::swiglu, false}, separate, dtype::bf16, 5, 3, 1},
+      {"many rows", {136, 128, activation::swiglu, false}, separate, dtype::bf16, 2, 1, 560},
+      {"many rows, biases", {72, 192, activation::clamped_glu, true}, interleaved, dtype::bf16, 2, 1, 560},
+      {"many rows, plain", {136, 144, activation::gelu_tanh, true}, separate, dtype::bf16, 2, 1, 560},
       {"4,096 rows", {64, 48, activation::swiglu, false}, separate, dtype::bf16, 8, 2, 4096},
   };
 }
