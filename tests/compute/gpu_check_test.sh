@@ -11,7 +11,7 @@ code=$?
 echo "$output"
 [ $code = 0 ] || [ $code = 77 ] || complain "exit status $code"
 grep -q '^build  *passed' <<<"$output" || complain "the build is not in the table"
-grep -q '^parity-on-loops  *passed.*38 passed, 0 failed' <<<"$output" || complain "parity on plain loops is not in the table"
+grep -q '^parity-on-loops  *passed.*44 passed, 0 failed' <<<"$output" || complain "parity on plain loops is not in the table"
 [ $code = 0 ] || grep -q '^parity  *skipped .*cuda:0 cannot be used: ' <<<"$output" || complain "skipped without a reason"
 ! grep -qi 'warning' "$build/build.log" || complain "the build warns"
 dependencies=$(find "$build" -name '*.d')

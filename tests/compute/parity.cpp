@@ -21,6 +21,9 @@ std::vector<parity_case> published_cases() {
       {"deepseek_v2", {5120, 1536, activation::swiglu, false}, separate, dtype::bf16, 4, 3, 17},
       {"deepseek_v3", {7168, 2048, activation::swiglu, false}, separate, dtype::bf16, 3, 2, 17},
       {"gpt_oss", {2880, 2880, activation::clamped_glu, true}, interleaved_transposed, dtype::bf16, 4, 4, 17},
+      {"deepseek_v3, fp8", {7168, 2048, activation::swiglu, false}, separate, dtype::f8_e4m3, 3, 2, 17},
+      // 2880 has no sixteenth of whole blocks.
+      {"gpt_oss, mxfp4", {3072, 2560, activation::clamped_glu, true}, interleaved, dtype::u8, 4, 4, 17},
       {"switch", {768, 3072, activation::relu, false}, separate, dtype::f32, 4, 1, 64},
       {"vmoe", {768, 3072, activation::gelu_erf, true}, transposed, dtype::f32, 4, 2, 64},
   };
@@ -31,6 +34,7 @@ std::vector<parity_case> edge_cases() {
   return {
       {"odd sizes", {7, 5, activation::swiglu, false}, separate, dtype::f16, 5, 3, 47},
       {"odd, biases", {33, 130, activation::clamped_glu, true}, interleaved, dtype::f32, 5, 3, 47},
+      {"odd, fp8", {131, 67, activation::swiglu, false}, separate, dtype::f8_e4m3, 5, 3, 17},
       {"odd, plain", {131, 67, activation::gelu_tanh, true}, separate, dtype::bf16, 5, 3, 17},
       {"1 x 1", {1, 1, activation::relu, true}, separate, dtype::f32, 2, 1, 3},
       {"no rows for some", {72, 48, activation::swiglu, false}, separate, dtype::bf16, 12, 1, 3},
