@@ -15,7 +15,7 @@
 
 #include "bench/layer/echo.hpp"
 #include "bench/layer/in_process.hpp"
-#include "cli/http_probe.hpp"
+#include "cli/http_client.hpp"
 #include "common/tensor.hpp"
 #include "troupe/client.hpp"
 

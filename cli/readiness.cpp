@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/admin_client.hpp"
-#include "cli/http_probe.hpp"
+#include "cli/http_client.hpp"
 
 namespace troupe::cli {
 namespace {

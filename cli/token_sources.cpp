@@ -1,11 +1,11 @@
 #include "cli/token_sources.hpp"
 
-#include <curl/curl.h>
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "cli/http_client.hpp"
 #include "cli/interrupt.hpp"
 #include "common/limits.hpp"
 #include "troupe/client.hpp"
@@ -42,15 +42,9 @@ class client_source final : public token_source {
 
 // -- HTTP -----------------------------------------------------------------------------------------------------------
 
-struct curl_end {
-  void operator()(CURL* handle) const { ::curl_easy_cleanup(handle); }
-  void operator()(curl_slist* list) const { ::curl_slist_free_all(list); }
-};
-
 class http_source final : public token_source {
  public:
-  http_source(std::string url, std::string model, std::unique_ptr<CURL, curl_end> handle)
-      : url_(std::move(url) + "/v1/completions"), model_(std::move(model)), handle_(std::move(handle)) {}
+  http_source(const std::string& url, std::string model) : url_(url + "/v1/completions"), model_(std::move(model)) {}
 
   [[nodiscard]] result<void> ask(std::span<const std::uint32_t> prompt, std::uint32_t output_tokens,
                                  const std::function<void(std::uint32_t)>& on_tokens) override;
@@ -63,22 +57,17 @@ class http_source final : public token_source {
     std::string error;
     std::string head;  // the body's beginning, for answers that are no events
   };
-  static std::size_t on_bytes(char* data, std::size_t size, std::size_t count, void* target);
-  static int on_progress(void*, curl_off_t, curl_off_t, curl_off_t, curl_off_t) { return interrupt_count() != 0; }
+  static bool on_bytes(answer& got, std::string_view bytes);
   static void on_event(answer& got, std::string_view data);
 
   std::string url_;
   std::string model_;
-  std::unique_ptr<CURL, curl_end> handle_;
 };
 
-std::size_t http_source::on_bytes(char* data, std::size_t size, std::size_t count, void* target) {
-  auto& got = *static_cast<answer*>(target);
-  const std::string_view bytes(data, size * count);
-  got.head.append(
-      bytes.substr(0, std::min<std::size_t>(bytes.size(), 4096 - std::min<std::size_t>(got.head.size(), 4096))));
-  const bool fine = got.events.push(bytes, [&](std::string_view event) { on_event(got, event); });
-  return fine ? bytes.size() : 0;
+bool http_source::on_bytes(answer& got, std::string_view bytes) {
+  constexpr std::size_t head_max = 4096;
+  got.head.append(bytes.substr(0, std::min(bytes.size(), head_max - std::min(got.head.size(), head_max))));
+  return got.events.push(bytes, [&](std::string_view event) { on_event(got, event); });
 }
 
 bool brings_text(const nlohmann::json& choice) {
@@ -117,30 +106,16 @@ result<void> http_source::ask(std::span<const std::uint32_t> prompt, std::uint32
                                {"ignore_eos", true},
                                {"stream", true},
                                {"stream_options", {{"include_usage", true}}}};
-  const std::string text = body.dump();
-  const std::unique_ptr<curl_slist, curl_end> headers(::curl_slist_append(nullptr, "Content-Type: application/json"));
   answer got;
   got.on_tokens = &on_tokens;
-  auto* handle = handle_.get();
-  ::curl_easy_setopt(handle, CURLOPT_URL, url_.c_str());
-  ::curl_easy_setopt(handle, CURLOPT_HTTPHEADER, headers.get());
-  ::curl_easy_setopt(handle, CURLOPT_POSTFIELDS, text.c_str());
-  ::curl_easy_setopt(handle, CURLOPT_POSTFIELDSIZE, static_cast<long>(text.size()));
-  ::curl_easy_setopt(handle, CURLOPT_WRITEFUNCTION, &on_bytes);
-  ::curl_easy_setopt(handle, CURLOPT_WRITEDATA, &got);
-  ::curl_easy_setopt(handle, CURLOPT_XFERINFOFUNCTION, &on_progress);
-  ::curl_easy_setopt(handle, CURLOPT_NOPROGRESS, 0L);
-  ::curl_easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
-  ::curl_easy_setopt(handle, CURLOPT_PROXY, "");
-  ::curl_easy_setopt(handle, CURLOPT_TIMEOUT, static_cast<long>(limits::generation_timeout_default.count()));
-  const CURLcode code = ::curl_easy_perform(handle);
-  if (code == CURLE_ABORTED_BY_CALLBACK) return {};
-  if (code != CURLE_OK) {
-    return fail(errc::unavailable, fmt::format("{} does not answer: {}", url_, ::curl_easy_strerror(code)));
-  }
-  long status = 0;
-  ::curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &status);
-  if (status != 200) return fail(errc::internal, fmt::format("{} answered {}: {}", url_, status, got.head));
+  bool is_event = true;
+  const auto status = http_post(
+      url_, body.dump(), [&](std::string_view bytes) { return is_event = on_bytes(got, bytes); },
+      [] { return interrupt_count() == 0; }, limits::generation_timeout_default);
+  if (!status) return fail(status.error());
+  if (!is_event) return fail(errc::corrupt, fmt::format("{} sent an event of more than a megabyte", url_));
+  if (interrupt_count() != 0) return {};
+  if (*status != 200) return fail(errc::internal, fmt::format("{} answered {}: {}", url_, *status, got.head));
   if (!got.error.empty()) return fail(errc::internal, got.error);
   return {};
 }
@@ -177,9 +152,8 @@ result<std::unique_ptr<token_source>> make_client_source(const std::filesystem::
 }
 
 result<std::unique_ptr<token_source>> make_http_source(const std::string& url, const std::string& model) {
-  std::unique_ptr<CURL, curl_end> handle(::curl_easy_init());
-  if (!handle) return fail(errc::internal, "libcurl cannot start; is memory left?");
-  return std::make_unique<http_source>(url, model, std::move(handle));
+  if (auto where = http_url::parse(url); !where) return fail(where.error());
+  return std::make_unique<http_source>(url, model);
 }
 
 }  // namespace troupe::cli

@@ -17,7 +17,6 @@ pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(EDIT REQUIRED IMPORTED_TARGET libedit)
 find_package(ZLIB REQUIRED)
-find_package(CURL REQUIRED)
 
 # CAF ships no CMake package in Debian 12; its headers warn under our flags, so they count as system headers.
 find_path(CAF_INCLUDE_DIR caf/actor_system.hpp REQUIRED)

@@ -8,7 +8,7 @@ case "${1:-}" in
     packages=(g++ cmake ninja-build ccache pkg-config protobuf-compiler libprotobuf-dev libcaf-dev libzmq3-dev libspdlog-dev
       libfmt-dev libcli11-dev libyaml-cpp-dev nlohmann-json3-dev libboost1.81-dev prometheus-cpp-dev libsqlite3-dev
       libsodium-dev libxxhash-dev libssl-dev libdnnl-dev libgtest-dev libgmock-dev libexpected-dev zlib1g-dev
-      libcurl4-openssl-dev libpcre2-dev libutf8proc-dev libedit-dev) ;;
+      libpcre2-dev libutf8proc-dev libedit-dev) ;;
   python) packages=(python3 python3-venv) ;;
   checks) packages=(clang clang-format clang-tidy libclang-rt-14-dev python3 python3-yaml git) ;;
   *) echo "usage: scripts/install_packages.sh build|python|checks" >&2; exit 2 ;;

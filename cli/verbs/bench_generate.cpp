@@ -10,7 +10,7 @@
 
 #include "cli/application.hpp"
 #include "cli/generate_bench.hpp"
-#include "cli/http_probe.hpp"
+#include "cli/http_client.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/progress.hpp"
 #include "cli/terminal.hpp"
