@@ -195,6 +195,8 @@ inline constexpr std::uint32_t operation_load_failures_max = 3;
 // The window of `share` in `expert list`, and its resolution.
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
 inline constexpr std::chrono::hours prune_window{24};
+// What the policy pruned comes back when rows miss it with so many times the share below which it went.
+inline constexpr double prune_return_factor = 2;
 // Policies look at the cluster so often, judge a layer by at least so many rows, and have so many operations under way.
 inline constexpr std::chrono::milliseconds policy_interval = 2s;
 inline constexpr std::uint64_t policy_rows_min = 1024;

@@ -147,6 +147,7 @@ std::optional<proposal> policy_layers::propose(const policy_input& input) const 
   const auto& settings = settings_.policies;
   std::vector<proposal> made;
   if (settings.adds) made = propose_additions(input, settings);
+  if (made.empty() && settings.prunes) made = propose_returns(input, settings);
   if (made.empty() && settings.balances) made = propose_moves(input, settings);
   if (made.empty() && settings.prunes) made = propose_prunes(input, settings);
   if (made.empty()) return std::nullopt;
@@ -167,6 +168,7 @@ policy_input policy_layers::look(std::size_t layer, const std::vector<double>& l
     expert.index = e;
     expert.is_present = mask[e];
     expert.is_dormant = !mask[e] && !past.is_pruned;
+    expert.may_return = !mask[e] && past.is_pruned;
     expert.rows = rows_of(shared_[layer][e] / minutes);
     expert.masked_share = !mask[e] && total > 0 ? loads[e] / total : 0;
     expert.masked_rows = mask[e] ? 0 : rows_of(total / minutes);

@@ -132,7 +132,10 @@ expert_wish wish_of(const cluster_state& state, const expert_entry& expert, cons
                     const map_expert& was) {
   auto wish = wish_to_return_to(expert);
   if (was.masked && is_present(expert)) wish.presence = expert_presence::pruned;
-  if (!was.masked) wish.presence = expert_presence::active;
+  if (!was.masked) {
+    wish.presence = expert_presence::active;
+    wish.pruned_by_policy = false;
+  }
   if (wish.version != was.version && was.digest) {
     wish.version = was.version;
     wish.digest = was.digest;

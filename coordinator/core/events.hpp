@@ -161,6 +161,7 @@ struct change_presence {
   expert_id expert;
   verb what{verb::prune};
   bool dry_run{};
+  bool by_policy{};
 };
 struct found_expert {
   expert_id expert;

@@ -294,6 +294,7 @@ result<decision> check(const cluster_state& state, const change_presence& what) 
     }
     if (auto enough = check_layer_without(state, what.expert); !enough) return fail(enough.error());
     wish.presence = expert_presence::pruned;
+    wish.pruned_by_policy = what.by_policy;
     // It comes back to where it was: which experts share a node decides in which order a row is summed, so elsewhere
     // the same weights would give other last bits.
     if (wish.nodes.empty()) wish.nodes = places;
@@ -311,6 +312,7 @@ result<decision> check(const cluster_state& state, const change_presence& what) 
                 fmt::format("no node has a free slot for expert {}; free one, or add a node", to_string(what.expert)));
   }
   wish.presence = expert_presence::active;
+  wish.pruned_by_policy = false;
   operation.replicas_after = wish.replicas.value_or(state.settings.replication);
   outcome.replicas_to_move = operation.replicas_after;
   outcome.bytes_to_move = operation.replicas_after * (*expert)->bundle_bytes;

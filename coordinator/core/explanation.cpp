@@ -73,6 +73,13 @@ class explainer {
     }
   }
 
+  [[nodiscard]] std::string return_by_policy() const {
+    const auto& settings = state_.settings.policies;
+    if (!expert_.wish.pruned_by_policy || !settings.prunes) return "";
+    return fmt::format("; it comes back by itself from {:.1f} % of the layer's gate probability on",
+                       100 * limits::prune_return_factor * settings.prune_share);
+  }
+
   // Who is behind a wish: the newest operation of that kind, if it is still known.
   [[nodiscard]] std::string credit(operation_kind what, std::optional<operation_kind> or_what = {}) const {
     for (auto at = state_.operations.rbegin(); at != state_.operations.rend(); ++at) {
@@ -150,7 +157,7 @@ class explainer {
     }
     const auto& wish = expert_.wish;
     if (wish.presence == expert_presence::pruned)
-      lines.push_back(fmt::format("pruned; bring it back: troupe expert restore {}", name_));
+      lines.push_back(fmt::format("pruned; bring it back: troupe expert restore {}{}", name_, return_by_policy()));
     if (wish.presence == expert_presence::dormant)
       lines.push_back(fmt::format("not added yet; let it take part: troupe expert add {}", name_));
     if (!is_present(expert_)) return;

@@ -69,6 +69,7 @@ struct expert_wish {
   expert_presence presence{expert_presence::active};
   weights_version version{1};             // of its weights; 1: the model's own
   std::optional<sha256_digest> digest{};  // of that version; none: what the first verified replica has
+  bool pruned_by_policy{};                // and so not against it when the policy brings it back
   [[nodiscard]] bool empty() const { return *this == expert_wish{}; }
   friend bool operator==(const expert_wish&, const expert_wish&) = default;
 };

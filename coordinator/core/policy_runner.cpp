@@ -27,6 +27,7 @@ expert_load look_at_expert(const cluster_state& state, const expert_entry& exper
   load.index = expert.id.index;
   load.is_present = is_present(expert);
   load.is_dormant = expert.wish.presence == expert_presence::dormant;
+  load.may_return = expert.wish.presence == expert_presence::pruned && expert.wish.pruned_by_policy;
   load.is_fixed = expert.wish.pinned || is_changing;
   auto usage = state.traffic.of(expert.id, state.now);
   load.rows = usage.rows_in_window;
@@ -141,6 +142,7 @@ void pass(cluster_state& state) {
     if (is_on) std::ranges::move(policy(input, settings), std::back_inserter(proposals));
   };
   ask(settings.adds, propose_additions);
+  ask(settings.prunes, propose_returns);
   ask(settings.balances, propose_moves);
   ask(settings.prunes, propose_prunes);
   std::set<layer_id> changed;

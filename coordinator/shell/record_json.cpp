@@ -26,6 +26,7 @@ json to_document(const expert_wish& wish) {
   if (wish.replicas) d["replicas"] = *wish.replicas;
   if (wish.version.value != 1) d["version"] = wish.version.value;
   if (wish.digest) d["digest"] = model::to_hex(*wish.digest);
+  if (wish.pruned_by_policy) d["pruned_by_policy"] = true;
   return d;
 }
 
@@ -41,6 +42,7 @@ expert_wish wish_from(const json& d) {
   if (d.contains("replicas")) wish.replicas = d.at("replicas").get<std::uint32_t>();
   wish.version.value = d.value("version", 1U);
   if (d.contains("digest")) wish.digest = model::parse_digest(d.at("digest").get<std::string>());
+  wish.pruned_by_policy = d.value("pruned_by_policy", false);
   return wish;
 }
 

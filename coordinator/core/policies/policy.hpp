@@ -46,6 +46,7 @@ struct expert_load {
   std::uint32_t index{};
   bool is_present{};
   bool is_dormant{};                 // not present because it is not added yet; otherwise pruned, if not present
+  bool may_return{};                 // pruned, and by the policy
   bool is_fixed{};                   // pinned, or an operation is under way on it
   std::vector<std::uint32_t> nodes;  // that serve it; indices into policy_input::nodes
   std::uint64_t rows{};              // in the last minute
@@ -77,6 +78,8 @@ struct proposal {
 // At most one proposal per layer, the layers with the strongest case first.
 [[nodiscard]] std::vector<proposal> propose_additions(const policy_input& input, const policy_settings& settings);
 [[nodiscard]] std::vector<proposal> propose_prunes(const policy_input& input, const policy_settings& settings);
+// The other way, for what the policy pruned: rows miss it again.
+[[nodiscard]] std::vector<proposal> propose_returns(const policy_input& input, const policy_settings& settings);
 [[nodiscard]] std::vector<proposal> propose_moves(const policy_input& input, const policy_settings& settings);
 
 }  // namespace troupe::coordinator

@@ -1,4 +1,5 @@
-// Dynamic pruning: an expert that hardly matters to its layer for a long time is taken out; restore brings it back.
+// Dynamic pruning: an expert that hardly matters to its layer for a long time is taken out. When rows miss it later, it
+// is brought back; one that an operator took out is not.
 //
 //   matters   its share of the layer's rows, or of the layer's sum over rows of gate weight x norm of the expert's
 //   output
@@ -64,12 +65,38 @@ std::vector<proposal> propose_prunes(const policy_input& input, const policy_set
   for (const auto& cold : coldest) {
     auto rows_share = static_cast<double>(cold.rows) / static_cast<double>(cold.layer_rows);
     proposals.push_back(
-        {change_presence{cold.expert, change_presence::verb::prune, false}, "pruning",
+        {change_presence{cold.expert, change_presence::verb::prune, false, true}, "pruning",
          fmt::format(
              "{} of its layer's {} rows in {:.3g} h were its own, {:.2f} %, and {:.2f} % of their gate weight x "
              "output norm (pruned under {:.1f} %); {:.1f} % of the layer's gate probability is pruned already",
              cold.rows, cold.layer_rows, hours, 100 * rows_share, 100 * cold.norm_share, 100 * settings.prune_share,
              100 * cold.masked_share)});
+  }
+  return proposals;
+}
+
+// Within a minute, while taking out takes a day: rows that cannot have their expert are answered by another one. Twice
+// the share below which it went, so that what is at the border stays where it is.
+std::vector<proposal> propose_returns(const policy_input& input, const policy_settings& settings) {
+  const double return_share = limits::prune_return_factor * settings.prune_share;
+  std::vector<std::pair<expert_id, const expert_load*>> missed;  // by layer
+  for (const auto& layer : input.layers) {
+    if (layer.is_changing) continue;
+    const expert_load* most = nullptr;
+    for (const auto& expert : layer.experts) {
+      if (!expert.may_return || expert.masked_rows < limits::policy_rows_min) continue;
+      if (most == nullptr || expert.masked_share > most->masked_share) most = &expert;
+    }
+    if (most != nullptr && most->masked_share >= return_share)
+      missed.emplace_back(expert_id{layer.id, most->index}, most);
+  }
+  std::ranges::stable_sort(missed, std::ranges::greater{}, [](const auto& item) { return item.second->masked_share; });
+  std::vector<proposal> proposals;
+  for (const auto& [expert, load] : missed) {
+    proposals.push_back({change_presence{expert, change_presence::verb::restore, false}, "pruning",
+                         fmt::format("{:.1f} % of the gate probability of {} rows went to it while it was pruned "
+                                     "(brought back from {:.1f} %)",
+                                     100 * load->masked_share, load->masked_rows, 100 * return_share)});
   }
   return proposals;
 }

@@ -118,6 +118,28 @@ TEST(pruning, stops_when_rows_miss_what_is_out_already) {
   EXPECT_THAT(propose_prunes(input, {}), SizeIs(1)) << "that one was never there";
 }
 
+TEST(pruning, brings_back_what_rows_miss_again_if_the_policy_took_it_out) {
+  const auto pruned = [](std::uint32_t index, double share, bool by_policy, std::uint64_t rows = 5000) {
+    auto load = masked(index, share, rows);
+    load.is_dormant = false;
+    load.may_return = by_policy;
+    return load;
+  };
+  auto input = one_layer({serving(0, {0}, 100), pruned(1, 0.05, true), pruned(2, 0.06, true), pruned(3, 0.3, false)});
+  auto made = propose_returns(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  const auto& what = std::get<change_presence>(made[0].what);
+  EXPECT_EQ(what.expert.index, 2U) << "an operator took 3 out";
+  EXPECT_EQ(what.what, change_presence::verb::restore);
+  EXPECT_EQ(made[0].why,
+            "6.0 % of the gate probability of 5000 rows went to it while it was pruned (brought back from 4.0 %)");
+  EXPECT_THAT(propose_returns(one_layer({pruned(1, 0.039, true)}), {}), IsEmpty());
+  EXPECT_THAT(propose_returns(one_layer({pruned(1, 0.5, true, 100)}), {}), IsEmpty()) << "too few rows";
+  EXPECT_THAT(propose_returns(one_layer({masked(1, 0.5)}), {}), IsEmpty()) << "it was never there";
+  input.layers[0].is_changing = true;
+  EXPECT_THAT(propose_returns(input, {}), IsEmpty());
+}
+
 TEST(balancing, replicates_the_expert_that_no_move_can_even_out) {
   auto input = one_layer({serving(0, {0}, 8000), serving(1, {0}, 500), serving(2, {1}, 500), serving(3, {1}, 500)});
   auto made = propose_moves(input, {});
@@ -289,6 +311,30 @@ TEST_F(policies_in_a_cluster, cold_experts_are_pruned_after_the_window_but_never
   EXPECT_THAT(explained.reasons[0], AllOf(HasSubstr("op-1 by policy: pruning"), HasSubstr("(pruned under 2.0 %)")));
   work(120s, {800, 1, 0, 0});
   EXPECT_EQ(operations(), "prune 3: policy: pruning; prune 2: policy: pruning; ") << "a row needs two";
+}
+
+TEST_F(policies_in_a_cluster, what_the_policy_pruned_comes_back_when_rows_miss_it) {
+  auto made = settings(6);
+  made.policies.prunes = true;
+  made.policies.prune_window = 60s;
+  start(std::move(made));
+  ASSERT_TRUE(h->command(change_presence{{layer, 4}, change_presence::verb::prune, false}));
+  h->converge();
+  work(80s, {500, 300, 300, 1, 0, 400});
+  const std::string pruned = operations();
+  ASSERT_THAT(pruned, ::testing::EndsWith("prune 3: policy: pruning; "));
+  auto hints = explain(h->state(), *h->state().find(expert_id{layer, 3})).would_change;
+  EXPECT_THAT(hints, ::testing::Contains(HasSubstr("comes back by itself from 4.0 %")));
+  hints = explain(h->state(), *h->state().find(expert_id{layer, 4})).would_change;
+  EXPECT_THAT(hints, ::testing::Not(::testing::Contains(HasSubstr("by itself"))));
+  miss(10'000, {{3, 0.03}, {4, 0.5}});
+  h->converge(20s);
+  EXPECT_EQ(operations(), pruned) << "an operator wanted 4 to go, and 3 is missed too little";
+  miss(90'000, {{3, 0.2}, {4, 0.5}});
+  h->converge(20s);
+  EXPECT_EQ(operations(), pruned + "restore 3: policy: pruning; ");
+  EXPECT_FALSE(h->state().find(expert_id{layer, 3})->wish.pruned_by_policy);
+  EXPECT_EQ(h->state().published->gate_mask(layer)[3], 1);
 }
 
 TEST_F(policies_in_a_cluster, what_expert_nodes_report_of_outputs_keeps_an_expert) {

@@ -108,6 +108,7 @@ operation_record some_operation(std::uint64_t number) {
 TEST_F(sqlite_store_test, keeps_wishes_and_operations) {
   expert_id expert{layer_id::of(3), 7};
   expert_wish wish{2U, {{"expert-1"}, {"expert-0"}}, true, expert_presence::pruned};
+  wish.pruned_by_policy = true;
   std::vector<store_record> records{wish_record{expert, wish}, some_operation(12), some_operation(13)};
   ASSERT_TRUE((*open_sqlite_store(file))->write(records));
   auto opened = open_sqlite_store(file);
