@@ -40,6 +40,7 @@ json to_json(const cluster_options& options) {
           {"threads", options.threads},
           {"slots", options.slots},
           {"router_threads", options.router_threads},
+          {"pin_streams", options.pin_streams},
           {"kv_memory", options.kv_memory},
           {"api_key_file", options.api_key_file},
           {"no_auth", options.no_auth}};
@@ -70,6 +71,7 @@ cluster_options options_from(const json& value) {
   options.threads = value.at("threads");
   options.slots = value.at("slots");
   options.router_threads = value.at("router_threads");
+  options.pin_streams = value.value("pin_streams", false);
   options.kv_memory = value.at("kv_memory");
   options.api_key_file = value.at("api_key_file");
   options.no_auth = value.at("no_auth");

@@ -39,6 +39,7 @@ struct cluster_options {
   std::uint32_t threads{};         // per expert node; 0: the machine's cores shared out
   std::uint32_t slots{};           // per expert node; 0: chosen from the model and the memory
   std::uint32_t router_threads{};  // per router, for attention and shared experts; 0: the machine's cores
+  bool pin_streams{};              // texts keep the expert versions that they began with
   std::uint64_t kv_memory{};       // bytes per router for keys and values; 0: chosen from the model
   std::string api_key_file{};      // absolute; empty: HTTP asks for no key
   bool no_auth{};                  // serve other machines over HTTP without keys

@@ -188,6 +188,7 @@ class planner {
     if (!options_.record_trace.empty()) command.insert(command.end(), {"--record-trace", options_.record_trace});
     if (options_.explore_bias > 0)
       command.insert(command.end(), {"--explore-bias", fmt::format("{}", options_.explore_bias)});
+    if (options_.pin_streams) command.emplace_back("--pin-streams");
     if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});
     if (!options_.api_key_file.empty()) command.insert(command.end(), {"--api-key-file", options_.api_key_file});
     if (options_.no_auth) command.emplace_back("--no-auth");

@@ -95,6 +95,16 @@ bool is_same_model(const cluster_map& a, const cluster_map& b) {
   });
 }
 
+std::vector<layer_id> layers_of_other_versions(const cluster_map& a, const cluster_map& b) {
+  std::vector<layer_id> layers;
+  for (const auto& expert : b.experts) {
+    if (!layers.empty() && layers.back() == expert.id.layer) continue;
+    const auto* other = a.find(expert.id);
+    if (other != nullptr && other->version != expert.version) layers.push_back(expert.id.layer);
+  }
+  return layers;
+}
+
 void to_proto(const cluster_map& map, proto::ClusterMap& message) {
   message.Clear();
   message.set_term(map.term.value);

@@ -82,6 +82,8 @@ struct cluster_map {
 
 // Do rows get the same from both: the same experts in the gates, of the same versions?
 [[nodiscard]] bool is_same_model(const cluster_map& a, const cluster_map& b);
+// The layers in which both know an expert and serve it in different versions; ascending.
+[[nodiscard]] std::vector<layer_id> layers_of_other_versions(const cluster_map& a, const cluster_map& b);
 
 void to_proto(const cluster_map& map, proto::ClusterMap& message);
 // invalid_request with the field's path when order, indices or enum values are off.

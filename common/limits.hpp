@@ -225,6 +225,10 @@ inline constexpr std::chrono::hours cold_stale_after{48};
 inline constexpr std::uint32_t scheduled_moves_max = 10'000;
 inline constexpr std::size_t scheduled_runs_kept_max = 64;
 inline constexpr std::size_t scheduled_run_experts_max = 64;
+// How long replicas of a version that is served no more are kept for texts that are pinned to it: as long as a text
+// usually may take (generation_timeout_default). And how many such versions of a layer a router knows the places of.
+inline constexpr std::chrono::seconds pinned_versions_kept_max = 600s;
+inline constexpr std::size_t held_versions_max = 16;
 // Events that one look may write; a text that changes can make a thousand experts cold at once.
 inline constexpr std::size_t cold_events_per_look_max = 32;
 static_assert(coordinator_retry_max * 3 <= restart_grace, "a restarted coordinator must hear of every node in time");
@@ -392,6 +396,7 @@ inline constexpr std::uint64_t kv_default_bytes_max = 2 * gib;
 // A generation may last this long when the client names no other time; the second is the longest it may ask for.
 inline constexpr std::chrono::seconds generation_timeout_default = 600s;
 inline constexpr std::chrono::seconds generation_timeout_max = 3600s;
+static_assert(pinned_versions_kept_max == generation_timeout_default);
 // One step computes at most this many tokens of prompts: enough that products run at full speed, few enough that
 // decoding, which takes turns with it, goes on smoothly.
 inline constexpr std::uint32_t prefill_step_tokens = 512;

@@ -35,6 +35,7 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
   parser.add_choice("--dtype", options.type, {"auto", "f32", "bf16"}, "what the experts compute in; auto: as stored");
   parser.add("--threads", options.threads, "threads for attention and shared experts");
   parser.add_bytes("--kv-memory", options.kv_bytes, "keys and values of running texts, e.g. 2GiB; 0: chosen");
+  parser.add("--pin-streams", options.pins, "texts in progress keep the weights that they began with over a refresh");
   parser.add("--api-key-file", options.api_keys, "keys that HTTP clients must show, one per line; default: none");
   parser.add("--no-auth", options.no_auth, "serve HTTP beyond loopback without keys");
   parser.add(

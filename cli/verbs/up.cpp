@@ -110,6 +110,7 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("threads", wanted.threads, running.threads);
   compare("slots", wanted.slots, running.slots);
   compare("router-threads", wanted.router_threads, running.router_threads);
+  compare("pin-streams", wanted.pin_streams, running.pin_streams);
   compare("kv-memory", wanted.kv_memory, running.kv_memory);
   compare("api-key-file", wanted.api_key_file, running.api_key_file);
   compare("no-auth", wanted.no_auth, running.no_auth);
@@ -371,6 +372,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
   verb.add_option("--kv-memory", options.kv_memory, "keys and values of running texts, per router [chosen]")
       ->transform(CLI::AsSizeValue(false))
       ->type_name("SIZE");
+  verb.add_flag("--pin-streams", options.pin_streams,
+                "texts in progress keep the weights that they began with over a refresh, for up to 10 minutes");
   verb.add_option("--api-key-file", options.api_key_file, "keys that HTTP clients must show, one per line [none asked]")
       ->transform(absolute_file)
       ->type_name("FILE");

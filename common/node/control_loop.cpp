@@ -371,8 +371,9 @@ bool control_loop::send_acknowledgement() {
     auto& ack = *message.mutable_map_ack();
     ack.set_node(options_.self.name.value);
     ack.set_incarnation(incarnation_.value);
-    ack.set_term(acknowledged_->first.value);
-    ack.set_epoch(acknowledged_->second.value);
+    ack.set_term(acknowledged_->term.value);
+    ack.set_epoch(acknowledged_->epoch.value);
+    ack.set_uses_since(acknowledged_->uses_since.value);
   }
   if (send(message)) return true;
   const std::lock_guard lock(mutex_);
@@ -459,11 +460,11 @@ void control_loop::stop(bool say_leave) {
   wake_.wake();
 }
 
-void control_loop::acknowledge(term_number term, epoch_number epoch) {
+void control_loop::acknowledge(term_number term, epoch_number epoch, epoch_number uses_since) {
   heartbeats_->set_epoch(epoch);
   {
     const std::lock_guard lock(mutex_);
-    acknowledged_ = {term, epoch};
+    acknowledged_ = {term, epoch, uses_since};
     acknowledgement_pending_ = true;
   }
   wake_.wake();

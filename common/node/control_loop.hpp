@@ -37,7 +37,7 @@ class control_loop {
   // -- any thread
   void stop(bool say_leave);
   void wake() const { wake_.wake(); }
-  void acknowledge(term_number term, epoch_number epoch);
+  void acknowledge(term_number term, epoch_number epoch, epoch_number uses_since);
   void report_inventory(const proto::Inventory& inventory);
   // Stats and queries.
   result<void> enqueue(proto::NodeToCoordinator message);
@@ -105,7 +105,12 @@ class control_loop {
   std::string cluster_id_;
   coordinator_state state_;
   std::shared_ptr<const cluster_map> map_;
-  std::optional<std::pair<term_number, epoch_number>> acknowledged_;
+  struct acknowledgement {
+    term_number term;
+    epoch_number epoch;
+    epoch_number uses_since;
+  };
+  std::optional<acknowledgement> acknowledged_;
   bool acknowledgement_pending_{};
   std::optional<proto::Inventory> inventory_;
   bool inventory_pending_{};

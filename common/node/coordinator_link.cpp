@@ -64,7 +64,9 @@ void coordinator_link::stop(farewell say) {
   impl_->heartbeats->end_session();
 }
 
-void coordinator_link::acknowledge(term_number term, epoch_number epoch) { impl_->loop.acknowledge(term, epoch); }
+void coordinator_link::acknowledge(term_number term, epoch_number epoch, std::optional<epoch_number> uses_since) {
+  impl_->loop.acknowledge(term, epoch, uses_since.value_or(epoch));
+}
 
 void coordinator_link::report_inventory(const proto::Inventory& inventory) { impl_->loop.report_inventory(inventory); }
 

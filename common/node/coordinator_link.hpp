@@ -104,7 +104,8 @@ class coordinator_link {
   void stop(farewell say);
 
   // The node works by this map: tells the coordinator, and goes into heartbeats. Sent again after each join.
-  void acknowledge(term_number term, epoch_number epoch);
+  // `uses_since`: the oldest map by whose expert versions something still goes (routers); none: this one.
+  void acknowledge(term_number term, epoch_number epoch, std::optional<epoch_number> uses_since = std::nullopt);
   // Keeps the newest inventory and sends it, now or after the next join. Only `slots` is looked at: node, incarnation,
   // sequence and term are filled in here.
   void report_inventory(const proto::Inventory& inventory);

@@ -65,6 +65,7 @@ struct slot_ready {};     // verified: may be in the map
 struct slot_presumed {};  // in the map before a restart; its node has not reported yet
 struct slot_retiring {    // out of the map since `epoch` (0: with the next one); routers may still use it
   epoch_number epoch;
+  time_point since;
 };
 struct slot_freeing {
   time_point since;
@@ -163,6 +164,7 @@ struct node_entry {
   epoch_number heard_epoch;  // from heartbeats
   term_number acked_term;
   epoch_number acked_epoch;
+  epoch_number uses_since;  // routers: the oldest map by whose expert versions texts go
   std::optional<time_point> map_sent;
 
   [[nodiscard]] bool is_expert() const { return facts.role == node_role::expert; }

@@ -93,6 +93,7 @@ struct map_acknowledged {
   incarnation_number incarnation;
   term_number term;
   epoch_number epoch;
+  epoch_number uses_since{};  // routers: the oldest map by whose expert versions texts go; {0}: `epoch`
 };
 
 struct expert_traffic {

@@ -100,7 +100,7 @@ void adopt(cluster_state& state, const node_id& name, node_entry& node, const sl
   // router still works by.
   bool may_be_in_use = expert != nullptr && !is_known && report.state == reported_slot_state::ready;
   slot_life life = useful          ? life_of_report(state, name, node, report)
-                   : may_be_in_use ? slot_life{slot_retiring{epoch_number{0}}}
+                   : may_be_in_use ? slot_life{slot_retiring{epoch_number{0}, state.now}}
                                    : slot_life{slot_freeing{state.now, time_point{}}};
   node.slots.emplace(
       report.slot,

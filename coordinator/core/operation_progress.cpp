@@ -103,6 +103,7 @@ progress look_at_expert(const cluster_state& state, const expert_entry& expert, 
     for (const auto& [slot, entry] : node.slots) {
       if (entry.expert != expert.id) continue;
       if (entry.version == expert.wish.version && is_wanted_on(expert, name)) continue;
+      if (!versions::pinned_by(state, entry).empty()) continue;  // goes when these texts have ended
       has_surplus = true;
       if (step_of_surplus(entry) >= at) continue;
       at = step_of_surplus(entry);

@@ -227,6 +227,11 @@ void pass(cluster_state& state) {
 void acknowledged(cluster_state& state, const map_acknowledged& ack) {
   auto* node = state.find_member(ack.node, ack.incarnation);
   if (node == nullptr) return;
+  auto uses_since = std::max(node->uses_since, ack.uses_since.value == 0 ? ack.epoch : ack.uses_since);
+  if (node->uses_since != uses_since) {
+    node->uses_since = uses_since;
+    state.dirty = true;
+  }
   if (std::pair(ack.term, ack.epoch) <= std::pair(node->acked_term, node->acked_epoch)) return;
   node->acked_term = ack.term;
   node->acked_epoch = ack.epoch;

@@ -128,7 +128,7 @@ void carry_out_drop(cluster_state& state, const planner_input& view, const plann
   if (!is_any<slot_ready>(entry)) return;
   if (!all_routers_know(state, state.published->epoch)) return;
   if (!is_present(expert)) {
-    if (is_masked(state, expert.id)) entry.life = slot_retiring{epoch_number{0}};
+    if (is_masked(state, expert.id)) entry.life = slot_retiring{epoch_number{0}, state.now};
     return;
   }
   auto needed = std::max<std::size_t>(expert.wanted.size(), 1);
@@ -136,7 +136,7 @@ void carry_out_drop(cluster_state& state, const planner_input& view, const plann
   // A node that died in the meantime, though nobody knows it yet, is not heard again: the old replica stays.
   auto heard_since = [&](const node_id& other) { return state.nodes.at(other).last_heard > state.last_acked; };
   if (!std::ranges::all_of(expert.wanted, heard_since)) return;
-  entry.life = slot_retiring{epoch_number{0}};
+  entry.life = slot_retiring{epoch_number{0}, state.now};
   entry.replaces.reset();
 }
 
@@ -219,9 +219,17 @@ void advance_slot(cluster_state& state, const node_id& name, node_entry& node, s
     // Right after a restart the routers that still use the slot may not have come back yet.
     bool routers_are_back = state.now >= state.routers_back;
     bool is_out = retiring->epoch.value > 0 && state.published->epoch >= retiring->epoch;
-    if (is_out && routers_are_back && all_routers_know(state, retiring->epoch)) {
-      order_free(state, name, node, slot);
+    if (!is_out || !routers_are_back || !all_routers_know(state, retiring->epoch)) return;
+    auto pinned = versions::pinned_by(state, entry);
+    if (!pinned.empty() && state.now - retiring->since < limits::pinned_versions_kept_max) return;
+    if (!pinned.empty()) {
+      state.tell(severity::warning, "version_given_up", to_string(entry.expert),
+                 fmt::format("version {} of expert {} is freed on {} after {} s, though texts of {} are pinned to it; "
+                             "they go on with the served version, or fail where that was asked for",
+                             entry.version.value, to_string(entry.expert), name.value,
+                             limits::pinned_versions_kept_max.count(), names(pinned)));
     }
+    order_free(state, name, node, slot);
   }
 }
 
@@ -237,7 +245,7 @@ void leave_old_version(cluster_state& state, const node_id& name, node_entry& no
   if (publisher::is_writing_map(state)) return;  // which may name it
   entry.goes_for = fmt::format("version {} is no longer served", entry.version.value);
   entry.replaces.reset();
-  entry.life = slot_retiring{epoch_number{0}};
+  entry.life = slot_retiring{epoch_number{0}, state.now};
 }
 
 // Reports get lost like orders: whoever has something under way, or has not reported at all, is asked.

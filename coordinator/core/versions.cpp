@@ -92,6 +92,18 @@ weights_version next(const cluster_state& state) {
   return {state.sources.empty() ? 2 : state.sources.rbegin()->first.value + 1};
 }
 
+std::vector<node_id> pinned_by(const cluster_state& state, const slot_entry& entry) {
+  std::vector<node_id> routers;
+  const auto* retiring = std::get_if<slot_retiring>(&entry.life);
+  if (retiring == nullptr || retiring->epoch.value == 0 || entry.version == state.find(entry.expert)->version)
+    return routers;
+  for (const auto& [name, node] : state.nodes) {
+    if (node.is_expert() || !is_member(node) || node.acked_epoch < retiring->epoch) continue;
+    if (node.uses_since < retiring->epoch) routers.push_back(name);
+  }
+  return routers;
+}
+
 std::size_t replicas_to_flip(const cluster_state& state, const expert_entry& expert) {
   if (!is_present(expert)) return 0;
   const auto* served = state.published->find(expert.id);

@@ -20,6 +20,10 @@ namespace troupe::coordinator::versions {
 // The number of the next one.
 [[nodiscard]] weights_version next(const cluster_state& state);
 
+// The routers with texts that go on with what is in this slot though another version is served: pinned texts
+// (troupe-router --pin-streams). Empty: none, or the slot is not on its way out.
+[[nodiscard]] std::vector<node_id> pinned_by(const cluster_state& state, const slot_entry& entry);
+
 // With how many replicas its layer may go over: those that serve now, as far as they are still wanted. 0: of an expert
 // that does not take part.
 [[nodiscard]] std::size_t replicas_to_flip(const cluster_state& state, const expert_entry& expert);

@@ -10,6 +10,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/versions.hpp"
 #include "coordinator/shell/placement_documents.hpp"
 
 namespace troupe::coordinator {
@@ -193,6 +194,7 @@ void coordinator_actor_state::publish_view() {
   view.state = cluster_state_name(state);
   for (const auto& [node_name, node] : state.nodes) {
     if (!node.removed) ++view.nodes_by_state[std::string(to_string(shown_state(node)))];
+    for (const auto& [slot, entry] : node.slots) view.pinned_replicas += !versions::pinned_by(state, entry).empty();
   }
   view.loads_done = state.loads_done;
   view.loads_failed = state.loads_failed;

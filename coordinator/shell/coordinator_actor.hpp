@@ -29,6 +29,7 @@ struct public_view {
   std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;
   std::uint32_t unroutable{};
   std::uint32_t operations_running{};
+  std::uint32_t pinned_replicas{};                 // of versions that are served no more, kept for texts
   std::map<layer_id, std::uint32_t> cold_experts;  // of every layer
   bool store_ok{true};
 };

@@ -169,7 +169,7 @@ result<std::optional<event>> event_from(const proto::NodeToCoordinator& message,
       return inventory_from(message.inventory());
     case body::kMapAck: {
       const auto& m = message.map_ack();
-      return event{map_acknowledged{{m.node()}, {m.incarnation()}, {m.term()}, {m.epoch()}}};
+      return event{map_acknowledged{{m.node()}, {m.incarnation()}, {m.term()}, {m.epoch()}, {m.uses_since()}}};
     }
     case body::kStats:
       return event{stats_from(message.stats())};

@@ -40,6 +40,8 @@ http::metrics_registry::source coordinator_metrics(std::shared_ptr<const public_
     add_one(families, "moe_unroutable_experts", "Experts without any replica.", metric_kind::gauge, view->unroutable);
     add_one(families, "moe_operations_running", "Operations in progress.", metric_kind::gauge,
             view->operations_running);
+    add_one(families, "moe_pinned_replicas", "Replicas of versions that are served no more, kept for pinned texts.",
+            metric_kind::gauge, view->pinned_replicas);
     add_one(families, "moe_nodes_lost_total", "Nodes that were declared lost.", metric_kind::counter,
             static_cast<double>(view->nodes_lost));
     metric_family operations{"moe_operations_total", "Operations that have ended.", metric_kind::counter};

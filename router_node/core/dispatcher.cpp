@@ -62,6 +62,10 @@ result<request_id> dispatcher::submit(dispatch_request request, time_point now) 
   auto& r = *requests_.emplace(id.value, std::make_unique<request_state>(id, std::move(request))).first->second;
   r.epoch = hosts_.map() ? hosts_.map()->epoch : epoch_number{};
   r.weights = hosts_.weights_of(r.input.layer);
+  if (const auto wanted = r.input.versions_of) {
+    r.weights = hosts_.weights_at(r.input.layer, *wanted);
+    if (r.weights != hosts_.weights_of(r.input.layer)) r.epoch = *wanted;
+  }
   r.add_terms();
   wake_at(r.input.deadline, id, 0);
   place_parked(r, now);
@@ -171,6 +175,7 @@ answer_fate dispatcher::accept(request_state& r, std::uint32_t attempt, const ca
       continue;
     }
     is_missing = true;
+    hosts_.drop_held({r.input.layer, t.expert}, r.weights, host);
     exclude(r, host, t.expert, t.tries, now);
     park(t, cause::refused, fmt::format("{} does not hold it", answer.host.value));
   }

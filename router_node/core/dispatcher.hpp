@@ -81,6 +81,8 @@ class dispatcher {
   // Older maps than the current one are ignored. A request that still has calls to make and was gated under another
   // mask than the new map's begins anew, so that its answer is that of one map.
   void set_map(std::shared_ptr<const cluster_map> map, time_point now);
+  // No request will name versions_of before that epoch any more.
+  void release_versions(epoch_number before) { hosts_.release_versions(before); }
   // Each call is a new state: calls in flight to the host fail and go elsewhere.
   void set_link(const node_id& host, link_state link, time_point now);
 
@@ -119,6 +121,7 @@ class dispatcher {
   };
 
   // -- placing (dispatcher_place.cpp)
+  [[nodiscard]] bool has_old_weights(const request_state& r) const;
   void place_parked(request_state& r, time_point now);
   [[nodiscard]] bool gate_anew(request_state& r);
   std::vector<std::uint32_t> choose_replicas(request_state& r, time_point now, std::vector<placement>& placements);

@@ -30,7 +30,7 @@ void dispatcher::arm_hedge(call& made, const call_id& id, call_size size, bool i
 // Sends the terms of a call to other hosts too, if all of them can be had there and the budget allows it.
 void dispatcher::hedge(request_state& r, std::uint32_t attempt, time_point now) {
   // Its other calls went by other versions than those that there are now.
-  if (r.weights != hosts_.weights_of(r.input.layer)) return;
+  if (has_old_weights(r)) return;
   const auto& first = *r.find_call(attempt);
   std::vector<placement> placements;
   std::vector<host_index> hosts;

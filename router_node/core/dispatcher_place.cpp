@@ -35,15 +35,19 @@ error masked_expert(const expert_id& expert) {
                       to_string(expert), to_string(expert), to_string(expert))};
 }
 
+// Its calls went by other versions than those that there are now, and it did not ask for them.
+bool dispatcher::has_old_weights(const request_state& r) const {
+  return !r.input.versions_of && r.weights != hosts_.weights_of(r.input.layer);
+}
+
 // An answer is that of one map: when the layer's masks or weights have changed since its first call, all of it is asked
 // for again. False: it cannot be gated any more, and is over.
 bool dispatcher::gate_anew(request_state& r) {
   const auto is_parked = [](const term& t) { return std::holds_alternative<term_parked>(t.state); };
   const auto& mask = hosts_.gate_mask(r.input.layer);
   const bool has_old_mask = r.input.choose_again && r.input.mask != mask;
-  const bool has_old_weights = r.weights != hosts_.weights_of(r.input.layer);
-  if ((!has_old_mask && !has_old_weights) || std::ranges::none_of(r.terms, is_parked)) return true;
-  r.weights = hosts_.weights_of(r.input.layer);
+  if ((!has_old_mask && !has_old_weights(r)) || std::ranges::none_of(r.terms, is_parked)) return true;
+  if (has_old_weights(r)) r.weights = hosts_.weights_of(r.input.layer);
   if (!r.input.choose_again) {
     r.begin_anew(r.input.routing, r.input.mask);
     return true;
@@ -82,7 +86,7 @@ void dispatcher::place_parked(request_state& r, time_point now) {
 
 bool dispatcher::find_candidates(const request_state& r, std::uint32_t expert, time_point now, nobody& why) {
   hosts_.find_candidates(
-      {r.input.layer, expert},
+      {r.input.layer, expert}, r.weights,
       [&](host_index host, nobody& because) { return is_excluded(r, host, expert, now, because); }, candidates_, why);
   return !candidates_.empty();
 }
@@ -200,7 +204,9 @@ dispatcher::verdict dispatcher::degrade_terms(request_state& r, const std::vecto
       }
       return verdict::go_on;
     case degrade::leave_out:
-      for (const auto index : without) r.leave_out_term(index);
+      for (const auto index : without) {
+        r.leave_out_term(index, hosts_.is_gone({r.input.layer, r.terms[index].expert}, r.weights));
+      }
       return verdict::go_on;
   }
   return verdict::go_on;

@@ -66,7 +66,7 @@ struct token_event {
   std::string text;          // what became complete and may be shown; often empty
   float logprob{};
   std::vector<token_logprob> top;  // best first
-  std::uint8_t flags{};            // 0: exact; flag_substituted, flag_renormalised
+  std::uint8_t flags{};            // 0: exact; flag_substituted, flag_renormalised, flag_refreshed
   std::vector<std::uint32_t> inexact_layers;
   bool is_last{};  // generation_end follows at once: doors may tell both together
 };

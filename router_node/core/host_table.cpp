@@ -1,7 +1,6 @@
 #include "router_node/core/host_table.hpp"
 
 #include <algorithm>
-#include <set>
 
 #include <fmt/format.h>
 
@@ -16,12 +15,12 @@ host_index host_table::index_of(const node_id& name) {
 }
 
 void host_table::set_map(std::shared_ptr<const cluster_map> map) {
-  std::set<std::uint32_t> changed;
-  for (const auto& expert : map->experts) {
-    const auto* before = map_ ? map_->find(expert.id) : nullptr;
-    if (before != nullptr && before->version != expert.version) changed.insert(expert.id.layer.value);
+  if (map_) {
+    for (const auto layer : layers_of_other_versions(*map_, *map)) {
+      hold(layer);
+      ++weights_[layer.value];
+    }
   }
-  for (const auto layer : changed) ++weights_[layer];
   map_ = std::move(map);
   by_map_index_.clear();
   for (auto& h : hosts_) h.expected.reset();
@@ -46,6 +45,79 @@ std::uint64_t host_table::weights_of(layer_id layer) const {
   const auto at = weights_.find(layer.value);
   return at == weights_.end() ? 0 : at->second;
 }
+
+// -- versions that are served no more -----------------------------------------------------------------------------
+
+// As the current map has it, before another one takes its place.
+void host_table::hold(layer_id layer) {
+  auto& all = held_[layer.value];
+  auto& now = all.emplace_back(held_layer{map_->epoch, weights_of(layer), {}});
+  for (const auto& expert : map_->layer(layer)) {
+    auto& kept = now.experts[expert.id.index];
+    kept.version = expert.version;
+    for (const auto& replica : expert.replicas) {
+      kept.places.push_back({by_map_index_[replica.node], map_->nodes[replica.node].incarnation});
+    }
+  }
+  if (all.size() > limits::held_versions_max) {
+    for (auto& [index, expert] : all[all.size() - limits::held_versions_max - 1].experts) expert.places.clear();
+  }
+}
+
+std::uint64_t host_table::weights_at(layer_id layer, epoch_number epoch) const {
+  if (const auto all = held_.find(layer.value); all != held_.end()) {
+    for (const auto& held : all->second) {
+      if (held.last >= epoch) return held.weights;
+    }
+  }
+  return weights_of(layer);
+}
+
+void host_table::release_versions(epoch_number before) {
+  for (auto& [layer, all] : held_) {
+    while (!all.empty() && all.front().last < before) all.pop_front();
+  }
+}
+
+const held_layer* host_table::find_held(layer_id layer, std::uint64_t weights) const {
+  const auto all = held_.find(layer.value);
+  if (all == held_.end()) return nullptr;
+  const auto at = std::ranges::find(all->second, weights, &held_layer::weights);
+  return at == all->second.end() ? nullptr : &*at;
+}
+
+const held_layer::expert* host_table::find_held(const expert_id& expert, std::uint64_t weights) const {
+  if (weights == weights_of(expert.layer)) return nullptr;
+  const auto* then = find_held(expert.layer, weights);
+  if (then == nullptr) return nullptr;
+  const auto asked = then->experts.find(expert.index);
+  if (asked == then->experts.end()) return nullptr;
+  const auto* served = find_expert(expert);
+  if (served != nullptr && served->version == asked->second.version) return nullptr;
+  // Replicas moved while that version was still served.
+  const auto& all = held_.at(expert.layer.value);
+  for (auto held = all.rbegin(); held->weights != weights; ++held) {
+    const auto later = held->experts.find(expert.index);
+    if (later != held->experts.end() && later->second.version == asked->second.version) return &later->second;
+  }
+  return &asked->second;
+}
+
+bool host_table::is_gone(const expert_id& expert, std::uint64_t weights) const {
+  const auto* held = find_held(expert, weights);
+  return held != nullptr && std::ranges::none_of(held->places, [&](const held_layer::place& place) {
+           return is_current(place.host, place.incarnation);
+         });
+}
+
+void host_table::drop_held(const expert_id& expert, std::uint64_t weights, host_index index) {
+  if (const auto* held = find_held(expert, weights)) {
+    std::erase_if(const_cast<held_layer::expert*>(held)->places,
+                  [&](const held_layer::place& place) { return place.host == index; });
+  }
+}
+
+// -----------------------------------------------------------------------------------------------------------------
 
 host_index host_table::set_link(const node_id& name, link_state link) {
   const auto index = index_of(name);

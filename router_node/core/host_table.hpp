@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -49,6 +51,21 @@ struct candidate {
   weights_version version;
 };
 
+// A layer as it was served before other versions of some of its experts were: for texts that go on with these.
+struct held_layer {
+  struct place {
+    host_index host{};
+    incarnation_number incarnation;
+  };
+  struct expert {
+    weights_version version;
+    std::vector<place> places;
+  };
+  epoch_number last;                        // the newest map that served it
+  std::uint64_t weights{};                  // host_table::weights_of then
+  std::map<std::uint32_t, expert> experts;  // by index
+};
+
 // Why an expert cannot be called now.
 struct nobody {
   std::string reason;                          // for people
@@ -65,6 +82,14 @@ class host_table {
   [[nodiscard]] const std::vector<std::uint8_t>& gate_mask(layer_id layer) const;
   // Another number whenever an expert of the layer got another version of its weights.
   [[nodiscard]] std::uint64_t weights_of(layer_id layer) const;
+  // That number as it was under the map of that epoch, as far as it was not released.
+  [[nodiscard]] std::uint64_t weights_at(layer_id layer, epoch_number epoch) const;
+  // Versions of maps before this one are needed no more.
+  void release_versions(epoch_number before);
+  // Nobody holds the version any more that the expert had under `weights`, and nobody will.
+  [[nodiscard]] bool is_gone(const expert_id& expert, std::uint64_t weights) const;
+  // The host says that it does not hold it.
+  void drop_held(const expert_id& expert, std::uint64_t weights, host_index index);
 
   // Makes the host known if it is not. Returns its index.
   host_index set_link(const node_id& name, link_state link);
@@ -78,11 +103,11 @@ class host_table {
     return hosts_[index].expected == incarnation;
   }
 
-  // All replicas of an expert whose host has a link, except those for which `is_excluded` holds.
-  // Empty: `why` says the reason.
+  // All replicas of an expert in its version under `weights` (weights_of) whose host has a link, except those for which
+  // `is_excluded` holds. Empty: `why` says the reason.
   template <class Excluded>
-  void find_candidates(const expert_id& expert, Excluded&& is_excluded, std::vector<candidate>& found,
-                       nobody& why) const;
+  void find_candidates(const expert_id& expert, std::uint64_t weights, Excluded&& is_excluded,
+                       std::vector<candidate>& found, nobody& why) const;
 
   // Asked only when there is nobody else: a suspect, or a quarantined host.
   [[nodiscard]] bool is_last_choice(host_index index, time_point now) const {
@@ -101,33 +126,45 @@ class host_table {
   // nullptr: the map does not have it.
   [[nodiscard]] const map_expert* find_expert(const expert_id& expert) const;
   static void note_unusable(nobody& why, const host& h);
+  void hold(layer_id layer);
+  [[nodiscard]] const held_layer* find_held(layer_id layer, std::uint64_t weights) const;
+  // Where the expert was last seen in the version that it had under `weights`; nullptr: the map serves that version.
+  [[nodiscard]] const held_layer::expert* find_held(const expert_id& expert, std::uint64_t weights) const;
 
   std::shared_ptr<const cluster_map> map_;
   std::unordered_map<std::uint32_t, std::vector<std::uint8_t>> masks_;  // by layer; only layers with masked experts
   std::unordered_map<std::uint32_t, std::uint64_t> weights_;            // by layer: how often its versions changed
+  std::unordered_map<std::uint32_t, std::deque<held_layer>> held_;      // by layer, oldest first
   std::vector<host_index> by_map_index_;                                // index into map_->nodes -> host
   std::vector<host> hosts_;
   std::unordered_map<node_id, host_index> by_name_;
 };
 
 template <class Excluded>
-void host_table::find_candidates(const expert_id& expert, Excluded&& is_excluded, std::vector<candidate>& found,
-                                 nobody& why) const {
+void host_table::find_candidates(const expert_id& expert, std::uint64_t weights, Excluded&& is_excluded,
+                                 std::vector<candidate>& found, nobody& why) const {
   found.clear();
+  const auto consider = [&](host_index index, incarnation_number incarnation, weights_version version) {
+    const auto& h = hosts_[index];
+    const auto* ready = std::get_if<link_ready>(&h.link);
+    if (ready == nullptr || ready->incarnation != incarnation || !is_current(index, incarnation)) {
+      note_unusable(why, h);
+    } else if (!is_excluded(index, why)) {
+      found.push_back({index, version});
+    }
+  };
+  if (const auto* held = find_held(expert, weights)) {
+    if (held->places.empty()) why.reason = "the version that the text began with is gone";
+    for (const auto& place : held->places) consider(place.host, place.incarnation, held->version);
+    return;
+  }
   const auto* known = map_ ? find_expert(expert) : nullptr;
   if (known == nullptr || known->replicas.empty()) {
     why.reason = map_ ? "no replica" : "no cluster map yet";
     return;
   }
   for (const auto& replica : known->replicas) {
-    const auto index = by_map_index_[replica.node];
-    const auto& h = hosts_[index];
-    const auto* ready = std::get_if<link_ready>(&h.link);
-    if (ready == nullptr || !is_current(index, ready->incarnation)) {
-      note_unusable(why, h);
-    } else if (!is_excluded(index, why)) {
-      found.push_back({index, replica.version});
-    }
+    consider(by_map_index_[replica.node], map_->nodes[replica.node].incarnation, replica.version);
   }
 }
 

@@ -113,8 +113,11 @@ bool request_state::give_up_term(std::uint32_t index) {
   return true;
 }
 
-void request_state::leave_out_term(std::uint32_t index) {
-  for (const auto& lost : terms[index].assignments) flags[lost.row] |= flag_missing;
+void request_state::leave_out_term(std::uint32_t index, bool is_gone) {
+  for (const auto& lost : terms[index].assignments) {
+    flags[lost.row] |= flag_missing;
+    if (is_gone) flags[lost.row] |= flag_gone;
+  }
   terms[index].state = term_given_up{};
 }
 

@@ -113,8 +113,8 @@ struct request_state {
   // False when one of the rows has no other term left.
   [[nodiscard]] bool give_up_term(std::uint32_t index);
 
-  // Drops a term without making up for it: its rows are flagged as missing.
-  void leave_out_term(std::uint32_t index);
+  // Drops a term without making up for it: its rows are flagged as missing, and as gone when that is for ever.
+  void leave_out_term(std::uint32_t index, bool is_gone);
 
   // Adds up what can be added in order.
   void combine_ready();

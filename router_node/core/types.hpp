@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <variant>
@@ -32,7 +33,10 @@ enum class degrade : std::uint8_t { wait, substitute, renormalise, fail, leave_o
 inline constexpr std::uint8_t flag_substituted = 1;
 inline constexpr std::uint8_t flag_renormalised = 2;
 inline constexpr std::uint8_t flag_dropped = 4;
-inline constexpr std::uint8_t flag_missing = 8;  // leave_out only: the sum is not to be used
+inline constexpr std::uint8_t flag_missing = 8;     // leave_out only: the sum is not to be used
+inline constexpr std::uint8_t flag_refreshed = 16;  // of a token: by other versions than its pinned text began with
+inline constexpr std::uint8_t flag_gone =
+    32;  // beside flag_missing: nobody holds the version that was asked for any more
 
 // Names one call for ever: attempts of one request never repeat a number.
 struct call_id {
@@ -102,6 +106,8 @@ struct dispatch_request {
   dtype wire{dtype::f32};  // of the rows that hosts send back: f32 or bf16
   model::routing routing;
   std::vector<std::uint8_t> mask{};  // that the gate chose under: dispatcher::gate_mask; empty: none
+  // By the expert versions of that map; none: by those that are served when its calls are made.
+  std::optional<epoch_number> versions_of{};
   degrade policy{degrade::wait};
   time_point deadline;
   // Chooses again for all rows under a mask of available experts. Empty: the caller chose; `substitute` cannot be, and
@@ -116,7 +122,9 @@ struct layer_result {
   std::vector<float> sums;          // [T, H]: routed experts only
   model::routing routing;           // after substitution, before capacity
   std::vector<std::uint8_t> flags;  // [T]
-  epoch_number epoch;  // of the newest map that a call went by, among those with the masks and weights of the answer
+  // Of the newest map that a call went by, among those with the masks and weights of the answer; of versions that are
+  // served no more: dispatch_request::versions_of.
+  epoch_number epoch;
 };
 
 struct finished_request {

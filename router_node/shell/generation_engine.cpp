@@ -33,6 +33,7 @@ class text_in_progress {
   prompt_logprobs prompt;  // filled row by row where they are wanted
   std::uint32_t cached_tokens{};
   std::optional<time_point> last_token;
+  bool is_refreshed{};  // goes on with other versions than it began with, though it was pinned to these
 };
 
 namespace {
@@ -56,7 +57,7 @@ bool is_passing(const error& reason) {
 }  // namespace
 
 generation_engine::generation_engine(const engine_settings& settings)
-    : settings_(settings), scheduler_({.kv_blocks = settings.model->kv_blocks()}) {
+    : settings_(settings), scheduler_({.kv_blocks = settings.model->kv_blocks(), .pins = settings.pins}) {
   limits_ = limits_of(*settings.model, scheduler_.capacity_tokens());
 }
 
@@ -89,7 +90,7 @@ result<std::uint64_t> generation_engine::generate(generation_job job) {
 
 void generation_engine::cancel(std::uint64_t number) { put(cancelled_text{number}); }
 
-void generation_engine::forget_prefixes() { put(changed_model{}); }
+void generation_engine::change_model(model_change change) { put(std::move(change)); }
 
 void generation_engine::stop(std::chrono::milliseconds grace) {
   {
@@ -115,6 +116,7 @@ void generation_engine::run(layer_gateway& experts) {
     now = std::chrono::steady_clock::now();
     while (start_step(now)) now = std::chrono::steady_clock::now();
     end_expired();
+    note_models();
     settings_.metrics->refresh(scheduler_);
     if (stop_at_ && (texts_.empty() || now >= *stop_at_)) break;
   }
@@ -158,7 +160,18 @@ void generation_engine::obey(cancelled_text&& order, time_point) {
   settings_.metrics->on_cancelled();
 }
 
-void generation_engine::obey(changed_model&&, time_point) { scheduler_.forget_prefixes(); }
+void generation_engine::obey(model_change&& order, time_point) {
+  if (order.layers.empty()) return scheduler_.forget_prefixes();
+  versions_.add(std::move(order));
+  scheduler_.change_model(versions_.newest());
+}
+
+void generation_engine::note_models() {
+  if (versions_.is_empty()) return;
+  const auto oldest = scheduler_.oldest_model();
+  versions_.forget_before(oldest);
+  uses_since_ = versions_.last_map_of(oldest).value;
+}
 
 void generation_engine::obey(stop_order&& order, time_point now) { stop_at_ = now + order.grace; }
 
@@ -185,7 +198,8 @@ bool generation_engine::start_step(time_point now) {
 void generation_engine::advance(step_run& step) {
   for (; step.block < settings_.model->layers(); ++step.block) {
     auto done = settings_.model->attend(step.block, step.trunk_pieces(), step.x.data(), step.normed->data());
-    if (done && settings_.model->is_moe(step.block)) return ask_experts(step, {expert_question{}});
+    if (done && settings_.model->is_moe(step.block))
+      return ask_experts(step, step.ask_all(settings_.pins ? &versions_ : nullptr));
     if (done) done = settings_.model->add_dense(step.block, step.rows(), step.normed->data(), step.x.data());
     if (!done) {
       for (auto& piece : step.pieces) piece.trouble = done.error();
@@ -289,6 +303,11 @@ step_outcome generation_engine::conclude(step_piece& piece, std::span<float> log
   const auto at = texts_.find(number);
   if (at == texts_.end()) return rows_failed{};  // cancelled meanwhile
   auto& text = *at->second;
+  if (piece.has_lost_versions && text.request().policy != degrade::fail) {
+    text.is_refreshed = true;
+    scheduler_.unpin({number});
+    return rows_stalled{now};
+  }
   if (piece.trouble) {
     const bool waits = text.request().policy == degrade::wait && is_passing(*piece.trouble);
     if (waits && now < text.request().deadline) return rows_stalled{now + limits::stalled_text_pause};
@@ -314,12 +333,13 @@ step_outcome generation_engine::choose_token(step_piece& piece, text_in_progress
                   : settings_.metrics->on_first_token(now - request.arrived);
   text.last_token = now;
   const token_sampled outcome{.token = picked->id, .is_last = false, .is_exact = piece.flags == 0};
+  const auto flags = static_cast<std::uint8_t>(piece.flags | (text.is_refreshed ? flag_refreshed : 0));
   auto told = text.made.add({.id = picked->id,
                              .position = {},
                              .text = {},
                              .logprob = picked->logprob,
                              .top = std::move(picked->top),
-                             .flags = piece.flags,
+                             .flags = flags,
                              .inexact_layers = std::move(piece.inexact_layers)});
   text.job.on_event(std::move(told.event));
   if (!told.end) return outcome;

@@ -23,6 +23,7 @@
 #include "router_node/core/generation.hpp"
 #include "router_node/core/generation/sampler.hpp"
 #include "router_node/core/generation/scheduler.hpp"
+#include "router_node/core/generation/version_history.hpp"
 #include "router_node/shell/generation_metrics.hpp"
 #include "router_node/shell/http_endpoints.hpp"
 
@@ -45,6 +46,7 @@ struct engine_settings {
   const model_plan* plan{};
   const model::tokenizer* tokenizer{};  // nullptr: token ids only
   generation_metrics* metrics{};
+  bool pins{};  // texts go on with the expert versions that they began with
 };
 
 class generation_engine final : public generation_gateway {
@@ -62,7 +64,10 @@ class generation_engine final : public generation_gateway {
   [[nodiscard]] result<std::uint64_t> generate(generation_job job) override;
   void cancel(std::uint64_t number) override;
   // Experts were masked, came back, or changed: texts that begin from now on share nothing with earlier ones.
-  void forget_prefixes();
+  void change_model(model_change change);
+  // The newest map with the expert versions of the oldest text in progress, or of the last change that came here when
+  // no text goes by older ones. Never goes back.
+  [[nodiscard]] epoch_number uses_since() const { return {uses_since_.load()}; }
   // New requests are refused; those in progress get `grace` to end, what is left then ends as unavailable.
   void stop(std::chrono::milliseconds grace);
 
@@ -82,8 +87,7 @@ class generation_engine final : public generation_gateway {
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  struct changed_model {};
-  using item = std::variant<new_text, cancelled_text, experts_answered, changed_model, stop_order>;
+  using item = std::variant<new_text, cancelled_text, experts_answered, model_change, stop_order>;
 
   void put(item i);
   [[nodiscard]] std::vector<item> wait(time_point until);
@@ -91,7 +95,7 @@ class generation_engine final : public generation_gateway {
   void obey(new_text&& order, time_point now);
   void obey(cancelled_text&& order, time_point now);
   void obey(experts_answered&& order, time_point now);
-  void obey(changed_model&& order, time_point now);
+  void obey(model_change&& order, time_point now);
   void obey(stop_order&& order, time_point now);
   [[nodiscard]] bool start_step(time_point now);
   void advance(step_run& step);
@@ -104,6 +108,7 @@ class generation_engine final : public generation_gateway {
                                           time_point now);
   void end(std::uint64_t number, generation_event last);
   void end_expired();
+  void note_models();
 
   const engine_settings settings_;
   generation_limits limits_;
@@ -114,10 +119,12 @@ class generation_engine final : public generation_gateway {
   bool is_stopping_{};
   std::atomic<std::uint64_t> last_number_{};
   std::atomic<std::uint32_t> open_{};  // accepted and not ended
+  std::atomic<std::uint64_t> uses_since_{};
 
   // The engine's thread.
   layer_gateway* experts_{};
   scheduler scheduler_;
+  version_history versions_;
   std::unordered_map<std::uint64_t, std::unique_ptr<text_in_progress>> texts_;
   sampler sampler_;
   std::list<std::unique_ptr<step_run>> steps_;  // in flight, at most two

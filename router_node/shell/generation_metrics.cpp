@@ -60,6 +60,8 @@ void generation_metrics::refresh(const scheduler& s) {
   cached_tokens_.set(static_cast<double>(s.counters().cached_tokens));
   preemptions_.set(static_cast<double>(s.counters().preemptions));
   steps_.set(static_cast<double>(s.counters().steps));
+  behind_.set(static_cast<double>(s.behind()));
+  unpinned_.set(static_cast<double>(s.counters().unpinned));
 }
 
 void generation_metrics::collect(std::vector<http::metric_family>& families) const {
@@ -89,6 +91,12 @@ void generation_metrics::collect(std::vector<http::metric_family>& families) con
   families.push_back(one("moe_generations_running", "Texts that are being computed.", gauge, running_.value()));
   families.push_back(one("moe_generations_waiting", "Texts that wait for a place.", gauge, waiting_.value()));
   families.push_back(one("moe_generations_stalled", "Texts that wait for an expert.", gauge, stalled_.value()));
+  families.push_back(one("moe_generations_pinned_behind",
+                         "Texts that go by expert versions that are served no more (--pin-streams).", gauge,
+                         behind_.value()));
+  families.push_back(one("moe_generations_unpinned_total",
+                         "Texts that had to go on with other expert versions than they were pinned to.", counter,
+                         unpinned_.value()));
   families.push_back(
       one("moe_kv_cache_usage_ratio", "Blocks in use of all key-value blocks.", gauge, blocks_used_ratio_.value()));
 }

@@ -29,7 +29,8 @@ class generation_metrics {
   http::histogram first_token_, next_token_, duration_;
   http::counter stop_, length_, error_, aborted_, rejected_, expired_;
   http::counter prompt_tokens_, answer_tokens_, approximate_tokens_;
-  http::gauge running_, waiting_, stalled_, blocks_used_ratio_, cached_tokens_, preemptions_, steps_;
+  http::gauge running_, waiting_, stalled_, blocks_used_ratio_, cached_tokens_, preemptions_, steps_, behind_,
+      unpinned_;
 };
 
 }  // namespace troupe::router

@@ -38,9 +38,10 @@ using layer_outcome = result<std::shared_ptr<const layer_answer>>;
 
 struct layer_job {
   const layer_plan* layer{};
-  tensor_view hidden;                   // checked with check_hidden
-  std::shared_ptr<const void> keep;     // owns the bytes of `hidden`
-  std::optional<model::routing> given;  // the caller has gated: only the weighted sum is asked for
+  tensor_view hidden;                         // checked with check_hidden
+  std::shared_ptr<const void> keep;           // owns the bytes of `hidden`
+  std::optional<model::routing> given;        // the caller has gated: only the weighted sum is asked for
+  std::optional<epoch_number> versions_of{};  // dispatch_request::versions_of
   degrade policy{degrade::wait};
   bool is_part_of_text{};  // asked by the generation engine, not by a client: no request of its own in the metrics
   time_point arrived;

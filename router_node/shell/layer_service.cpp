@@ -118,6 +118,7 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
                            .hidden = layer.hidden,
                            .wire = wire,
                            .routing = {},
+                           .versions_of = p.job.versions_of,
                            .policy = p.job.policy,
                            .deadline = p.job.deadline,
                            .choose_again = {}};

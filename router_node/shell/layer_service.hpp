@@ -50,6 +50,8 @@ class layer_service : private link_listener {
 
   // False: an older map than the one in use.
   bool use_map(std::shared_ptr<const cluster_map> map, time_point now);
+  // No job will name versions_of before that epoch any more.
+  void release_versions(epoch_number before) { dispatcher_.release_versions(before); }
 
   // -- for the loop
   void add_to(wire::poller& poller);

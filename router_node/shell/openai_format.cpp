@@ -29,7 +29,9 @@ const char* word_of(finish_reason reason) { return reason == finish_reason::stop
 
 json exactness(const token_event& event) {
   return {{"exact", false},
-          {"reason", (event.flags & flag_substituted) != 0 ? "substituted" : "renormalised"},
+          {"reason", (event.flags & flag_substituted) != 0    ? "substituted"
+                     : (event.flags & flag_renormalised) != 0 ? "renormalised"
+                                                              : "refreshed"},
           {"layers", event.inexact_layers}};
 }
 

@@ -186,9 +186,12 @@ result<void> router::impl::open_model() {
 }
 
 result<void> router::impl::open_texts() {
-  auto texts = text_service::open(
-      *checkpoint_, plan_,
-      {.model = options_.model, .type = type_, .threads = options_.threads, .kv_bytes = options_.kv_bytes});
+  auto texts = text_service::open(*checkpoint_, plan_,
+                                  {.model = options_.model,
+                                   .type = type_,
+                                   .threads = options_.threads,
+                                   .kv_bytes = options_.kv_bytes,
+                                   .pins = options_.pins});
   if (texts) {
     texts_ = std::move(*texts);
     return {};
@@ -253,16 +256,17 @@ result<void> router::impl::start_loop() {
       .ask_coordinator = [this](std::uint64_t id, info_kind kind,
                                 const std::string& layer) { return ask_coordinator(id, kind, layer); },
       .acknowledge =
-          [this](term_number term, epoch_number epoch) {
+          [this](term_number term, epoch_number epoch, epoch_number uses_since) {
             std::lock_guard lock(link_mutex_);
-            if (link_) link_->acknowledge(term, epoch);
+            if (link_) link_->acknowledge(term, epoch, uses_since);
           },
       .model_changed =
-          [this] {
-            if (texts_) texts_->forget_prefixes();
+          [this](model_change change) {
+            if (texts_) texts_->change_model(std::move(change));
           },
       .report = [this] { report_stats(); },
       .seed = std::random_device{}()};
+  if (texts_ && options_.pins) settings.uses_since = [this] { return texts_->uses_since(); };
   loop_ = std::make_shared<router_loop>(std::move(settings), std::move(*sockets), std::move(*wake));
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
   const auto on_failure = [this](std::string reason) { fail_once(std::move(reason)); };

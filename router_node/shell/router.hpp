@@ -30,6 +30,7 @@ struct router_options {
   std::string type{"auto"};             // auto, f32, bf16
   std::uint32_t threads{1};             // for attention and shared experts
   std::uint64_t kv_bytes{};             // for keys and values of running texts; 0: chosen from the model
+  bool pins{};                          // texts go on with the expert versions that they began with
   std::filesystem::path api_keys;       // file of keys that HTTP clients must show; empty: none are asked for
   bool no_auth{};                       // HTTP beyond loopback without keys
   std::string coordinator;              // control address; empty: the ipc socket in run_dir

@@ -78,6 +78,7 @@ void router_loop::refresh(time_point now) {
   service_.refresh_metrics(passed.count());
   health_.batches = service_.batches();
   if (settings_.report) settings_.report();
+  if (service_.map() && uses_since_ < service_.map()->epoch) acknowledge();
 }
 
 void router_loop::count_links() {
@@ -117,13 +118,26 @@ void router_loop::obey(new_map&& order, time_point now) {
   health_.is_other_model = false;
   const auto before = service_.map();
   if (!service_.use_map(order.map, now)) return;
-  if (before && settings_.model_changed && !is_same_model(*before, map)) settings_.model_changed();
+  if (before && !is_same_model(*before, map)) {
+    auto layers = layers_of_other_versions(*before, map);
+    if (!layers.empty()) versions_changed_ = map.epoch;
+    if (settings_.model_changed) settings_.model_changed({before->epoch, map.epoch, std::move(layers)});
+  }
   desk_.use_map(order.map);
   health_.unroutable = map.unroutable_experts();
   health_.masked = static_cast<std::uint64_t>(std::ranges::count(map.experts, true, &map_expert::masked));
   health_.epoch = map.epoch.value;
   count_links();
-  settings_.acknowledge(map.term, map.epoch);
+  acknowledge();
+}
+
+// What texts still go by is known for sure only once the engine has heard of the newest versions.
+void router_loop::acknowledge() {
+  const auto& map = *service_.map();
+  const auto pinned = settings_.uses_since ? settings_.uses_since() : map.epoch;
+  uses_since_ = std::max(uses_since_, pinned >= versions_changed_ ? map.epoch : pinned);
+  service_.release_versions(uses_since_);
+  settings_.acknowledge(map.term, map.epoch, uses_since_);
 }
 
 void router_loop::obey(coordinator_reply&& order, time_point) { desk_.on_reply(order.query_id, std::move(order.json)); }

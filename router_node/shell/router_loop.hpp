@@ -15,6 +15,7 @@
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
 #include "common/wire/socket.hpp"
+#include "router_node/core/generation/version_history.hpp"
 #include "router_node/core/layer_plan.hpp"
 #include "router_node/shell/client_server.hpp"
 #include "router_node/shell/expert_link.hpp"
@@ -41,10 +42,13 @@ struct loop_settings {
   input_reservoir* reservoir{};  // none: no inputs of cold experts are kept
   float explore_bias{};          // of layer_service::explore
   info_desk::ask_coordinator ask_coordinator;
-  // This map is in use, and no older one. Called on the router's thread.
-  std::function<void(term_number, epoch_number)> acknowledge;
+  // This map is in use, and no older one, but that texts go by the expert versions of maps since `uses_since`. Called
+  // on the router's thread, again when the last changes.
+  std::function<void(term_number, epoch_number, epoch_number uses_since)> acknowledge;
   // The map in use says other masks or versions than the one before. Called on the router's thread.
-  std::function<void()> model_changed{};
+  std::function<void(model_change)> model_changed{};
+  // generation_engine::uses_since; none: no text is pinned.
+  std::function<epoch_number()> uses_since{};
   // About once a second, on the router's thread.
   std::function<void()> report{};
   std::uint64_t seed{};
@@ -129,6 +133,7 @@ class router_loop final : public layer_gateway {
   [[nodiscard]] std::chrono::nanoseconds time_to_wait(time_point now) const;
   void refresh(time_point now);
   void count_links();
+  void acknowledge();
 
   const loop_settings settings_;
   std::mt19937_64 random_;
@@ -144,6 +149,8 @@ class router_loop final : public layer_gateway {
   std::uint64_t polled_generation_{};
   std::unordered_map<std::uint64_t, request_id> by_number_;  // jobs from submit() that are in progress
   time_point refreshed_;
+  epoch_number versions_changed_;  // the newest map that changed any
+  epoch_number uses_since_;        // as told last
   std::optional<time_point> stop_at_;
 };
 

@@ -1,6 +1,7 @@
 #include "router_node/shell/step_run.hpp"
 
 #include <algorithm>
+#include <map>
 
 #include <fmt/format.h>
 
@@ -44,6 +45,21 @@ step_piece& step_run::piece_of(std::uint32_t row) {
 
 time_point step_run::deadline() const { return std::ranges::max(pieces, {}, &step_piece::deadline).deadline; }
 
+std::vector<expert_question> step_run::ask_all(const version_history* history) const {
+  if (history == nullptr) return {expert_question{}};
+  std::map<std::size_t, expert_question> by_age;  // of the layer's versions
+  for (const auto& piece : pieces) {
+    const auto model = piece.planned.model;
+    auto& question = by_age[history->changes_since(model, layer_id::of(block))];
+    question.versions_of = std::max(question.versions_of.value_or(model), model);
+    for (std::uint32_t i = 0; i < piece.rows(); ++i) question.rows.push_back(piece.first_row + i);
+  }
+  std::vector<expert_question> asked;
+  for (auto& [age, question] : by_age) asked.push_back(std::move(question));
+  if (asked.size() == 1) asked.front().rows.clear();
+  return asked;
+}
+
 layer_job step_run::make_job(const expert_question& question, const layer_plan& layer, time_point now) const {
   auto values = normed;
   if (!question.rows.empty()) {
@@ -59,6 +75,7 @@ layer_job step_run::make_job(const expert_question& question, const layer_plan& 
                 .shape = {values->size() / hidden_, hidden_},
                 .bytes = std::as_bytes(std::span<const float>(*values))};
   job.keep = values;
+  job.versions_of = question.versions_of;
   job.policy = question.policy;
   job.is_part_of_text = true;
   job.arrived = now;
@@ -79,9 +96,18 @@ std::vector<expert_question> step_run::take_answer(const expert_question& asked,
   add_rows(asked, **outcome, layer);
   std::vector<std::uint32_t> missing;
   for (std::uint32_t i = 0; i < count; ++i) {
-    if (((*outcome)->flags[i] & flag_missing) != 0) missing.push_back(asked.rows.empty() ? i : asked.rows[i]);
+    const auto flags = (*outcome)->flags[i];
+    if ((flags & flag_missing) == 0) continue;
+    missing.push_back(asked.rows.empty() ? i : asked.rows[i]);
+    if ((flags & flag_gone) == 0) continue;
+    auto& piece = piece_of(missing.back());
+    piece.has_lost_versions = true;
+    piece.trouble = error{errc::unavailable,
+                          fmt::format("the weights of layer {} that the text began with were given up; ask again, or "
+                                      "allow another policy than fail",
+                                      block)};
   }
-  return ask_again(missing);
+  return ask_again(missing, asked);
 }
 
 void step_run::add_rows(const expert_question& asked, const layer_answer& answer, std::uint32_t layer) {
@@ -98,7 +124,8 @@ void step_run::add_rows(const expert_question& asked, const layer_answer& answer
   }
 }
 
-std::vector<expert_question> step_run::ask_again(const std::vector<std::uint32_t>& missing) {
+std::vector<expert_question> step_run::ask_again(const std::vector<std::uint32_t>& missing,
+                                                 const expert_question& asked) {
   std::vector<expert_question> again;
   for (const auto row : missing) {
     auto& piece = piece_of(row);
@@ -112,6 +139,7 @@ std::vector<expert_question> step_run::ask_again(const std::vector<std::uint32_t
     const auto same = std::ranges::find(again, piece.policy, &expert_question::policy);
     auto& question = same != again.end() ? *same : again.emplace_back();
     question.policy = piece.policy;
+    question.versions_of = asked.versions_of;
     question.rows.push_back(row);
   }
   return again;

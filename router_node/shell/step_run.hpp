@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "router_node/core/generation/step_plan.hpp"
+#include "router_node/core/generation/version_history.hpp"
 #include "router_node/shell/layer_job.hpp"
 #include "router_node/trunk/trunk.hpp"
 
@@ -23,14 +24,17 @@ struct step_piece {
   std::uint8_t flags{};                       // of all its rows together
   std::vector<std::uint32_t> inexact_layers;  // ascending
   std::optional<error> trouble;               // set: its rows do not count
+  bool has_lost_versions{};                   // trouble: what its rows go by is held by nobody any more
 
   [[nodiscard]] std::uint32_t rows() const { return static_cast<std::uint32_t>(planned.tokens.size()); }
   [[nodiscard]] bool wants_token() const { return planned.samples && !trouble; }
 };
 
-// What the experts of one block are asked for: all rows at first, then those of texts that want a substitute.
+// What the experts of one block are asked for: all rows at first (in one question for each version of the layer that
+// they go by), then those of texts that want a substitute.
 struct expert_question {
-  std::vector<std::uint32_t> rows;  // of the step; empty: all
+  std::vector<std::uint32_t> rows;          // of the step; empty: all
+  std::optional<epoch_number> versions_of;  // layer_job::versions_of
   degrade policy{degrade::leave_out};
   bool is_open{true};
 };
@@ -46,6 +50,9 @@ class step_run {
   [[nodiscard]] step_piece& piece_of(std::uint32_t row);
   // The latest of its texts: a question lasts as long as somebody waits for the answer.
   [[nodiscard]] time_point deadline() const;
+
+  // The first questions of the block. Texts are pinned to their models, or go by what is served (`history` nullptr).
+  [[nodiscard]] std::vector<expert_question> ask_all(const version_history* history) const;
 
   // The question as a job of the layer, without `done`. The job shares `normed`, or owns a copy of the rows it is
   // about.
@@ -65,7 +72,8 @@ class step_run {
 
  private:
   void add_rows(const expert_question& asked, const layer_answer& answer, std::uint32_t layer);
-  [[nodiscard]] std::vector<expert_question> ask_again(const std::vector<std::uint32_t>& missing);
+  [[nodiscard]] std::vector<expert_question> ask_again(const std::vector<std::uint32_t>& missing,
+                                                       const expert_question& asked);
 
   std::uint32_t hidden_;
   std::uint32_t rows_{};

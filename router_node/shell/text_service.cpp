@@ -84,8 +84,11 @@ result<std::unique_ptr<text_service>> text_service::open(const model::checkpoint
   p->served = {.name = checkpoint.model().name, .fingerprint = checkpoint.model().fingerprint.substr(0, 16)};
   open_tokenizer(options.model, *p);
   open_chat_template(options.model, *p);
-  p->engine = std::make_unique<generation_engine>(
-      engine_settings{.model = p->model.get(), .plan = &plan, .tokenizer = p->tokenizer.get(), .metrics = &p->metrics});
+  p->engine = std::make_unique<generation_engine>(engine_settings{.model = p->model.get(),
+                                                                  .plan = &plan,
+                                                                  .tokenizer = p->tokenizer.get(),
+                                                                  .metrics = &p->metrics,
+                                                                  .pins = options.pins});
   p->served.limits = p->engine->limits();
   return std::unique_ptr<text_service>(new text_service(std::move(p)));
 }
@@ -124,7 +127,8 @@ std::vector<http::route> text_service::routes() {
 
 void text_service::collect(std::vector<http::metric_family>& families) const { parts_->metrics.collect(families); }
 void text_service::run(layer_gateway& experts) { parts_->engine->run(experts); }
-void text_service::forget_prefixes() { parts_->engine->forget_prefixes(); }
+void text_service::change_model(model_change change) { parts_->engine->change_model(std::move(change)); }
+epoch_number text_service::uses_since() const { return parts_->engine->uses_since(); }
 void text_service::stop(std::chrono::milliseconds grace) { parts_->engine->stop(grace); }
 
 std::string text_service::describe() const {

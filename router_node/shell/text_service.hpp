@@ -13,6 +13,7 @@
 #include "common/http/metrics.hpp"
 #include "common/tensor.hpp"
 #include "router_node/core/generation.hpp"
+#include "router_node/core/generation/version_history.hpp"
 
 namespace troupe::model {
 class checkpoint;
@@ -30,6 +31,7 @@ struct text_options {
   dtype type{dtype::f32};
   std::uint32_t threads{1};
   std::uint64_t kv_bytes{};  // 0: limits::kv_default_*
+  bool pins{};               // engine_settings::pins
 };
 
 class text_service {
@@ -55,9 +57,9 @@ class text_service {
 
   // The engine's thread; returns after stop().
   void run(layer_gateway& experts);
-  // Any thread.
-  // generation_engine::forget_prefixes; any thread.
-  void forget_prefixes();
+  // Any thread; as of generation_engine.
+  void change_model(model_change change);
+  [[nodiscard]] epoch_number uses_since() const;
   void stop(std::chrono::milliseconds grace);
 
  private:

@@ -66,6 +66,16 @@ TEST(launch_plan, every_expert_node_has_a_gpu_of_its_own) {
   EXPECT_EQ(devices.at("router-0"), "");
 }
 
+TEST(launch_plan, routers_pin_streams_when_they_are_told_to) {
+  cluster_options options;
+  EXPECT_THAT(plan_cluster(inputs(), options)->processes[4].command, testing::Not(Contains("--pin-streams")));
+  options.pin_streams = true;
+  const auto plan = plan_cluster(inputs(), options);
+  for (const auto& process : plan->processes) {
+    EXPECT_EQ(std::ranges::count(process.command, "--pin-streams"), process.role == "router" ? 1 : 0) << process.name;
+  }
+}
+
 TEST(launch_plan, what_texts_need_goes_to_every_router) {
   cluster_options options;
   options.routers = 2;

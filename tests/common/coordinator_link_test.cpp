@@ -102,6 +102,10 @@ TEST_F(coordinator_link_test, joins_and_sends_heartbeats_with_the_acknowledged_e
   ASSERT_TRUE(eventually([&] { return node.link().map() != nullptr; }));
   node.link().acknowledge({1}, {5});
   ASSERT_TRUE(eventually([&] { return !coordinator.got(proto::NodeToCoordinator::kMapAck).empty(); }));
+  EXPECT_EQ(coordinator.got(proto::NodeToCoordinator::kMapAck)[0].map_ack().uses_since(), 5U);
+  node.link().acknowledge({1}, {5}, epoch_number{3});
+  ASSERT_TRUE(eventually([&] { return coordinator.got(proto::NodeToCoordinator::kMapAck).size() == 2; }));
+  EXPECT_EQ(coordinator.got(proto::NodeToCoordinator::kMapAck)[1].map_ack().uses_since(), 3U);
   EXPECT_TRUE(eventually([&] {
     const auto beats = coordinator.heartbeats();
     return beats.size() >= 3 && beats.back().epoch() == 5 && beats.back().incarnation() == 100;

@@ -48,7 +48,12 @@ class plain_experts final : public layer_gateway {
     const auto bytes = std::as_bytes(std::span(computed.block));
     answer->output.assign(bytes.begin(), bytes.end());
     std::unique_lock lock(mutex_);
+    asked_.push_back({job.layer->id, answer->rows, job.versions_of});
+    changed_.notify_all();
+    changed_.wait(lock, [this] { return allowed_ > 0; });
+    --allowed_;
     policies_.insert(job.policy);
+    if (given_up_ && job.versions_of == given_up_) answer->flags.assign(answer->rows, flag_missing | flag_gone);
     if (lost_ && job.layer->id == *lost_) {
       if (job.policy == degrade::leave_out) answer->flags.assign(answer->rows, flag_missing);
       if (job.policy == degrade::substitute) answer->flags.assign(answer->rows, flag_substituted);
@@ -63,6 +68,28 @@ class plain_experts final : public layer_gateway {
     std::lock_guard lock(mutex_);
     lost_ = layer;
   }
+  // Answers so many questions and then none, until told anew.
+  void allow(std::uint64_t count) {
+    std::lock_guard lock(mutex_);
+    allowed_ = count;
+    changed_.notify_all();
+  }
+  // Nobody holds the versions of that map any more.
+  void give_up(epoch_number versions_of) {
+    std::lock_guard lock(mutex_);
+    given_up_ = versions_of;
+  }
+  struct question {
+    layer_id layer;
+    std::uint32_t rows{};
+    std::optional<epoch_number> versions_of;
+  };
+  // All so far, once there are that many.
+  std::vector<question> asked(std::size_t count) {
+    std::unique_lock lock(mutex_);
+    EXPECT_TRUE(changed_.wait_for(lock, patience, [&] { return asked_.size() >= count; }));
+    return asked_;
+  }
   std::set<degrade> policies() {
     std::lock_guard lock(mutex_);
     return policies_;
@@ -71,6 +98,10 @@ class plain_experts final : public layer_gateway {
  private:
   const model::checkpoint& source_;
   std::mutex mutex_;
+  std::condition_variable changed_;
+  std::uint64_t allowed_{~std::uint64_t{0}};
+  std::vector<question> asked_;
+  std::optional<epoch_number> given_up_;
   std::optional<layer_id> lost_;
   std::set<degrade> policies_;
 };
@@ -119,7 +150,7 @@ class listener {
 
 class engine_on : public ::testing::Test {
  protected:
-  explicit engine_on(const std::string& family = "mixtral") : folder_(golden_folder(family)) {
+  explicit engine_on(const std::string& family = "mixtral", bool pins = false) : folder_(golden_folder(family)) {
     auto checkpoint = model::checkpoint::open(folder_);
     if (!checkpoint) throw std::runtime_error(checkpoint.error().message);
     checkpoint_ = std::make_unique<model::checkpoint>(std::move(*checkpoint));
@@ -128,11 +159,12 @@ class engine_on : public ::testing::Test {
     if (!made) throw std::runtime_error(made.error().message);
     trunk_ = std::move(*made);
     experts_ = std::make_unique<plain_experts>(*checkpoint_);
-    engine_ = std::make_unique<generation_engine>(
-        engine_settings{.model = trunk_.get(), .plan = &plan_, .tokenizer = nullptr, .metrics = &metrics_});
+    engine_ = std::make_unique<generation_engine>(engine_settings{
+        .model = trunk_.get(), .plan = &plan_, .tokenizer = nullptr, .metrics = &metrics_, .pins = pins});
     thread_ = std::thread([this] { engine_->run(*experts_); });
   }
   ~engine_on() override {
+    experts_->allow(~std::uint64_t{0});
     engine_->stop(0ms);
     thread_.join();
   }
@@ -321,6 +353,92 @@ TEST_F(engine, p7_a_text_that_waits_ends_at_its_deadline) {
   const auto said = run(request);
   ASSERT_TRUE(said.failure);
   EXPECT_TRUE(said.failure->code == errc::timeout || said.failure->code == errc::unavailable) << said.failure->message;
+}
+
+class pinning_engine : public engine_on {
+ protected:
+  pinning_engine() : engine_on("mixtral", true) {}
+
+  // A text of which the last few steps are to be computed: it is pinned to the model of before.
+  void begin(listener& to, degrade policy = degrade::wait) {
+    experts_->allow(layers() + 1);
+    auto request = ask({5, 6, 7}, 12);
+    request.policy = policy;
+    start(std::move(request), to);
+    (void)experts_->asked(layers() + 2);  // its second step has asked for its second layer
+  }
+  [[nodiscard]] std::size_t layers() const { return plan_.layers().size(); }
+  void go_on() { experts_->allow(~std::uint64_t{0}); }
+
+  const model_change first_layer_{{8}, {9}, {layer_id::of(0)}};
+};
+
+TEST_F(pinning_engine, texts_ask_for_the_versions_that_they_began_with_and_share_what_is_the_same) {
+  const auto whole = run(ask({5, 6, 7}, 12)).ids();
+  const auto before = experts_->asked(0).size();
+  listener old, fresh;
+  experts_->allow(layers() + 1);
+  start(ask({5, 6, 7}, 12), old);
+  (void)experts_->asked(before + layers() + 2);
+  engine_->change_model(first_layer_);
+  start(ask({1, 2}, 12), fresh);
+  go_on();
+  EXPECT_EQ(old.wait().ids(), whole);
+  EXPECT_THAT(fresh.wait().tokens, SizeIs(12));
+  std::uint32_t of_old = 0, of_new = 0, together = 0;
+  const auto asked = experts_->asked(before);
+  for (auto at = asked.begin() + static_cast<std::ptrdiff_t>(before); at != asked.end(); ++at) {
+    ASSERT_TRUE(at->versions_of);
+    const bool is_changed = at->layer == layer_id::of(0);
+    of_old += is_changed && at->versions_of->value == 0 ? at->rows : 0;
+    of_new += is_changed && at->versions_of->value == 9 ? at->rows : 0;
+    together += !is_changed && at->rows == 2 && at->versions_of->value == 9 ? 1 : 0;
+  }
+  EXPECT_EQ(of_old, 3U + 11U) << "the prompt, and each token but the last";
+  EXPECT_EQ(of_new, 2U + 11U);
+  EXPECT_GT(together, 0U) << "layers that did not change are asked once for both";
+}
+
+TEST_F(pinning_engine, says_which_maps_texts_still_go_by) {
+  EXPECT_EQ(engine_->uses_since().value, 0U);
+  listener old;
+  begin(old);
+  engine_->change_model(first_layer_);
+  engine_->change_model({{9}, {10}, {}});  // only masks
+  experts_->allow(2);
+  (void)experts_->asked(layers() + 4);  // the engine has heard of the changes
+  EXPECT_EQ(engine_->uses_since().value, 8U) << "the last map before the change";
+  go_on();
+  (void)old.wait();
+  (void)run(ask({3}, 1));  // the engine has looked at what is left when this one is through
+  EXPECT_EQ(engine_->uses_since().value, 9U);
+}
+
+TEST_F(pinning_engine, a_text_whose_versions_were_given_up_goes_on_with_the_served_ones_and_says_so) {
+  listener old;
+  begin(old);
+  engine_->change_model(first_layer_);
+  experts_->give_up({0});
+  go_on();
+  const auto said = old.wait();
+  ASSERT_TRUE(said.end);
+  ASSERT_THAT(said.tokens, SizeIs(12));
+  EXPECT_EQ(said.tokens.front().flags, 0);
+  EXPECT_EQ(said.tokens.back().flags, flag_refreshed);
+  EXPECT_EQ(said.end->approximate_tokens, 11U);
+  EXPECT_EQ(engine_->uses_since().value, 9U);
+}
+
+TEST_F(pinning_engine, a_text_that_is_to_fail_rather_than_change_does) {
+  listener old;
+  begin(old, degrade::fail);
+  engine_->change_model(first_layer_);
+  experts_->give_up({0});
+  go_on();
+  const auto said = old.wait();
+  ASSERT_TRUE(said.failure);
+  EXPECT_EQ(said.failure->code, errc::unavailable);
+  EXPECT_THAT(said.failure->message, HasSubstr("that the text began with"));
 }
 
 TEST_F(engine, p13_a_cancelled_text_is_not_heard_of_again) {

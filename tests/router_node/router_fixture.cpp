@@ -167,7 +167,7 @@ void router_test::start(const std::string& family, dtype wire) {
         if (coordinator_) return coordinator_(id, kind, layer);
         return fail(errc::unavailable, "coordinator lost since yesterday");
       },
-      .acknowledge = [this](term_number, epoch_number epoch) { acknowledged_ = epoch.value; },
+      .acknowledge = [this](term_number, epoch_number epoch, epoch_number) { acknowledged_ = epoch.value; },
       .seed = 1};
   loop_ = std::make_unique<router_loop>(std::move(settings), std::move(sockets), must(wire::wake_signal::make()));
   thread_ = std::thread([this] { loop_->run(); });

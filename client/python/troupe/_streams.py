@@ -22,7 +22,7 @@ from troupe.errors import InvalidRequest, make_error
 Prompt = Union[str, Sequence[int], Sequence[Mapping[str, Any]]]
 
 _REASONS = {pb.FINISH_STOP: "stop", pb.FINISH_LENGTH: "length"}
-_INEXACT = {1: "substituted", 2: "renormalised", 4: "dropped"}
+_INEXACT = {1: "substituted", 2: "renormalised", 4: "dropped", 16: "refreshed"}
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Token:
     a part of a character). The texts of all tokens together are the answer. ``logprob`` is natural, of the model's
     distribution before temperature and cuts; None with ``logprobs=False``. ``exact`` is False where an expert was
     missing; then ``inexact_reason`` is "substituted", "renormalised" or "dropped", ``inexact_layers`` says where.
+    "refreshed": the stream was pinned to weights that were given up meanwhile, and went on with those that are served.
     ``finish_reason`` is "stop" or "length" for the last one, else None. ``position`` counts from 0. ``id`` is None only
     for text that was held back and comes after the last token.
     """

@@ -125,7 +125,8 @@ std::string kv_block_pool::find_inconsistency() const {
     if (!b.holds) continue;
     const auto at = by_content_.find(*b.holds);
     if (at == by_content_.end() || at->second != index) return fmt::format("block {} is known but not found", index);
-    if (!std::ranges::binary_search(prefixes, b.holds->before.value)) {
+    const bool is_first = b.holds->before.value >= last_beginning_;
+    if (!is_first && !std::ranges::binary_search(prefixes, b.holds->before.value)) {
       return fmt::format("block {} is known, but not what comes before it", index);
     }
   }

@@ -54,7 +54,9 @@ class kv_block_pool {
   // What the first block of a text stands behind.
   [[nodiscard]] prefix_number root() const { return root_; }
   // Another model computes from now on: no block that is known by now is found from the new root.
-  void renew_root() { root_ = prefix_number{++last_prefix_}; }
+  void renew_root() { root_ = unique_prefix(); }
+  // A beginning that nothing else has.
+  [[nodiscard]] prefix_number unique_prefix() { return prefix_number{--last_beginning_}; }
 
   // The block that holds `tokens` behind the prefix `before`; gains a user. nullopt: not known.
   // @pre tokens.size() == limits::kv_block_tokens
@@ -106,7 +108,9 @@ class kv_block_pool {
   std::unordered_map<content, block_index, content_hash> by_content_;
   std::uint32_t free_{};
   prefix_number root_;
+  // Numbers of blocks' prefixes count up, those of beginnings down.
   std::uint64_t last_prefix_{};
+  std::uint64_t last_beginning_{~std::uint64_t{0}};
   // The ends of the list of free known blocks; none when empty.
   block_index oldest_, newest_;
 };

@@ -28,7 +28,8 @@ result<void> scheduler::add(sequence_id id, new_sequence s, time_point now) {
   if (auto admitted = check_admission(s, now); !admitted) return admitted;
   line_.push(s.client, id, s.tokens.size());
   auto& added = *sequences_.emplace(id.value, std::make_unique<sequence>(id, std::move(s))).first->second;
-  added.prefix = pool_.root();
+  added.model = model_;
+  added.prefix = added.root = pool_.root();
   return {};
 }
 

@@ -45,6 +45,7 @@ struct sequence;
 
 struct scheduler_options {
   std::uint32_t kv_blocks{};  // of limits::kv_block_tokens tokens
+  bool pins{};                // sequences go on with the model that they were first admitted under
   std::uint32_t prefill_step_tokens{limits::prefill_step_tokens};
   std::uint32_t prefill_turn_tokens{limits::prefill_turn_tokens};
   std::uint32_t running_max{limits::sequences_running_max};
@@ -65,6 +66,7 @@ struct scheduler_counters {
   std::uint64_t expired{};    // deadline passed before any work was done (faults.md O10)
   std::uint64_t timed_out{};  // deadline passed later
   std::uint64_t refused{};    // overloaded
+  std::uint64_t unpinned{};
 };
 
 class scheduler {
@@ -98,9 +100,18 @@ class scheduler {
   // Sequences that ended without the caller's doing, since last asked. plan() and commit() make them.
   [[nodiscard]] std::vector<ended_sequence> take_ended();
 
-  // Another model computes from now on (experts were masked, came back, or changed): what is in the prefix cache serves
-  // only sequences that have begun.
+  // Other experts are masked from now on: what is in the prefix cache serves only sequences that have begun.
   void forget_prefixes();
+  // Other versions of experts are served from now on, as forget_prefixes says. Sequences that are pinned share with
+  // those of their model what that model computed. @pre model > every one before
+  void change_model(epoch_number model);
+  // The sequence goes on with the newest model, from its next rows on. What it computes beside older rows is not known
+  // to others.
+  void unpin(sequence_id id);
+  // Of all sequences that were admitted; the newest one when there are none.
+  [[nodiscard]] epoch_number oldest_model() const;
+  // How many sequences go by an older one than the newest.
+  [[nodiscard]] std::size_t behind() const;
 
   // When plan has something to do without a commit (deadlines, ends of stalls), after a plan at `now` that said
   // nullopt. nullopt: never.
@@ -161,6 +172,7 @@ class scheduler {
   std::vector<sequence*> preempted_;                                        // oldest first; before line_
   std::vector<sequence*> running_;                                          // oldest first
   std::unordered_map<std::string, std::uint32_t> running_of_;               // by client
+  epoch_number model_;                                                      // the newest
   std::optional<step> decode_, prefill_;
   std::uint64_t last_step_{}, last_age_{};
   std::optional<time_point> admitted_at_;

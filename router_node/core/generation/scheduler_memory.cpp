@@ -1,4 +1,4 @@
-// The scheduler's dealings with the KV memory: prefix cache, growth, preemption.
+// The scheduler's dealings with the KV memory: prefix cache, models, growth, preemption.
 #include <algorithm>
 
 #include "router_node/core/generation/scheduler.hpp"
@@ -98,11 +98,53 @@ void scheduler::preempt(sequence& s) {
   ++counters_.preemptions;
 }
 
+// -- models -------------------------------------------------------------------------------------------------------
+
 void scheduler::forget_prefixes() {
   pool_.renew_root();
   for (auto& [id, s] : sequences_) {
-    if (s->blocks.empty()) s->prefix = pool_.root();
+    s->root = s->model == model_ ? pool_.root() : pool_.unique_prefix();
+    if (s->blocks.empty()) s->prefix = s->root;
   }
+}
+
+void scheduler::change_model(epoch_number model) {
+  model_ = model;
+  pool_.renew_root();
+  for (auto& [id, s] : sequences_) {
+    if (options_.pins && s->age != 0) continue;
+    s->model = model_;
+    s->root = pool_.root();
+    if (s->blocks.empty()) s->prefix = s->root;
+  }
+}
+
+void scheduler::unpin(sequence_id id) {
+  const auto at = sequences_.find(id.value);
+  if (at == sequences_.end() || at->second->model == model_) return;
+  auto& s = *at->second;
+  s.model = model_;
+  s.root = pool_.root();
+  if (s.blocks.empty()) {
+    s.prefix = s.root;
+  } else {
+    s.is_exact = false;
+  }
+  ++counters_.unpinned;
+}
+
+epoch_number scheduler::oldest_model() const {
+  auto oldest = model_;
+  for (const auto* begun : {&running_, &preempted_}) {
+    for (const auto* s : *begun) oldest = std::min(oldest, s->model);
+  }
+  return oldest;
+}
+
+std::size_t scheduler::behind() const {
+  const auto is_behind = [this](const sequence* s) { return s->model < model_; };
+  return static_cast<std::size_t>(std::ranges::count_if(running_, is_behind) +
+                                  std::ranges::count_if(preempted_, is_behind));
 }
 
 // The sequence begins anew.
@@ -111,7 +153,7 @@ void scheduler::release_blocks(sequence& s) {
   s.blocks.clear();
   s.computed = 0;
   s.known_blocks = 0;
-  s.prefix = pool_.root();
+  s.prefix = s.root;
   s.is_exact = true;
   s.short_until = 0;
 }

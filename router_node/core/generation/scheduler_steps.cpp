@@ -111,7 +111,8 @@ void scheduler::include(sequence& s, std::uint32_t rows, step_plan& plan, step& 
                             .blocks = s.blocks,
                             .samples = rows == s.remaining(),
                             .wants_all_rows = s.request.wants_all_rows,
-                            .cached_tokens = s.cached_tokens});
+                            .cached_tokens = s.cached_tokens,
+                            .model = s.model});
 }
 
 // -- commit -------------------------------------------------------------------------------------------------------

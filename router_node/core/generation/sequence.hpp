@@ -50,6 +50,8 @@ struct sequence {
   sequence_state state{sequence_in_line{}};
   std::uint64_t age{};  // order of first admissions, from 1; 0: not yet admitted
   bool was_preempted{};
+  epoch_number model{};                     // version_history: that its rows are computed by
+  prefix_number root;                       // what its first block stands behind, whenever it begins anew
   std::optional<time_point> stalled_since;  // no rows have counted since
   time_point retry_at{};                    // preempted while stalled: not to be admitted before
 

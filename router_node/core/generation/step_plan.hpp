@@ -37,6 +37,7 @@ struct planned_sequence {
   // Logits of the other rows are wanted too. After a preemption rows may come again, from position 0.
   bool wants_all_rows{};
   std::uint32_t cached_tokens{};  // of the prompt, found in the prefix cache instead of computed
+  epoch_number model{};           // version_history: whose expert versions its rows go by
 };
 
 enum class step_kind : std::uint8_t { decode, prefill };

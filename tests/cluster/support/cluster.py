@@ -30,12 +30,14 @@ class LocalCluster:
     """Started by start() or as a context manager; its folder is removed unless the test failed to stop it."""
 
     def __init__(self, model, data_dir=None, program=TROUPE, **options):
-        """`options` become flags of troupe up: expert_nodes=3 -> --expert-nodes 3. The programs beside `program` are used."""
+        """`options` become flags of troupe up: expert_nodes=3 -> --expert-nodes 3, pin_streams=True -> --pin-streams. The
+        programs beside `program` are used."""
         self.program = program
         self.model = pathlib.Path(model)
         self.owns_folder = data_dir is None
         self.data_dir = pathlib.Path(data_dir or tempfile.mkdtemp(prefix="troupe-"))
-        self.options = [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
+        self.options = [word for name, value in options.items()
+                        for word in ("--" + name.replace("_", "-"), *([] if value is True else [str(value)]))]
         self.ready = {}
 
     def __enter__(self):

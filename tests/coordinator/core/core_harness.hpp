@@ -111,8 +111,11 @@ class core_harness {
     if (any) report(name, slots);
     return any;
   }
+  // With texts that are pinned to the versions of the map in `pinned_to`, where the router has any.
   void acknowledge(const std::string& router) {
-    step(map_acknowledged{{router}, {beating[router]}, state().term, state().published->epoch});
+    auto pinned = pinned_to.find(router);
+    auto uses_since = pinned == pinned_to.end() ? epoch_number{} : pinned->second;
+    step(map_acknowledged{{router}, {beating[router]}, state().term, state().published->epoch, uses_since});
   }
   // Everybody obeys and acknowledges until nothing happens any more.
   void converge(std::chrono::milliseconds bound = 60s) {
@@ -183,6 +186,7 @@ class core_harness {
 
   time_point now{std::chrono::hours(10)};
   std::map<std::string, std::uint64_t> beating;
+  std::map<std::string, epoch_number> pinned_to;  // by router
   std::map<std::string, std::vector<slot_report>> held;
   std::vector<node_message> messages;
   std::vector<admin_reply> replies;

@@ -139,6 +139,121 @@ TEST(refresh, the_old_version_stays_until_every_router_knows) {
   EXPECT_EQ(served(h), "2 1 1 | 2 1 1");
 }
 
+// -- pinned texts
+
+bool was_told(const core_harness& h, std::string_view kind) {
+  return std::ranges::any_of(h.events, [&](const operator_event& e) { return e.kind == kind; });
+}
+
+TEST(refresh, what_texts_are_pinned_to_stays_until_they_have_ended) {
+  auto h = two_nodes();
+  h.pinned_to["r"] = h.state().published->epoch;
+  ASSERT_TRUE(h.command(from_folder({0, 2})));
+  h.converge();
+  EXPECT_EQ(served(h), "2 1 2 | 2 1 2");
+  EXPECT_EQ(newest(h).state, operation_state::done) << "it does not wait for texts";
+  EXPECT_EQ(slots_used(h), 10U) << "both versions of the four experts";
+  h.pass(5min);
+  h.converge();
+  EXPECT_EQ(slots_used(h), 10U);
+  h.pinned_to.clear();
+  h.converge();
+  EXPECT_EQ(slots_used(h), 6U);
+  EXPECT_FALSE(was_told(h, "version_given_up"));
+}
+
+TEST(refresh, texts_that_began_between_two_layers_hold_only_the_second) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(from_folder({0})));
+  for (int round = 0; round < 200 && served(h) != "2 1 1 | 1 1 1"; ++round) {
+    h.pass(50ms);
+    for (const char* node : {"a", "b"}) static_cast<void>(h.obey(node));
+    h.acknowledge("r");
+  }
+  ASSERT_EQ(served(h), "2 1 1 | 1 1 1");
+  h.pinned_to["r"] = h.state().published->epoch;
+  h.converge();
+  EXPECT_EQ(served(h), "2 1 1 | 2 1 1");
+  EXPECT_EQ(slots_used(h), 7U);
+}
+
+TEST(refresh, what_texts_are_pinned_to_is_given_up_after_the_limit) {
+  auto h = two_nodes();
+  h.pinned_to["r"] = h.state().published->epoch;
+  ASSERT_TRUE(h.command(from_folder({0})));
+  h.converge();
+  EXPECT_EQ(slots_used(h), 8U);
+  h.pass(limits::pinned_versions_kept_max);
+  h.converge();
+  EXPECT_EQ(slots_used(h), 6U);
+  EXPECT_TRUE(was_told(h, "version_given_up"));
+}
+
+TEST(refresh, a_router_that_is_gone_holds_nothing) {
+  auto h = two_nodes();
+  h.add_router("q");
+  h.pinned_to["q"] = h.state().published->epoch;
+  ASSERT_TRUE(h.command(from_folder({0})));
+  h.converge();
+  EXPECT_EQ(slots_used(h), 8U);
+  h.stop_beating("q");
+  h.converge();
+  EXPECT_EQ(slots_used(h), 6U);
+}
+
+TEST(refresh, goes_on_without_room_when_pinned_texts_have_ended) {
+  auto h = two_nodes(5);  // of 6 replicas: room for one layer beside what there is
+  h.pinned_to["r"] = h.state().published->epoch;
+  ASSERT_TRUE(h.command(from_folder({0, 1, 2})));
+  h.converge();
+  EXPECT_EQ(served(h), "2 2 2 | 1 1 1") << "no slot is free for the second layer";
+  EXPECT_EQ(newest(h).state, operation_state::running);
+  h.pinned_to.clear();
+  h.converge();
+  EXPECT_EQ(served(h), "2 2 2 | 2 2 2");
+  EXPECT_EQ(newest(h).state, operation_state::done);
+  EXPECT_EQ(slots_used(h), 6U);
+}
+
+TEST(placement_rollback, takes_up_again_what_texts_held) {
+  auto h = two_nodes();
+  auto before = h.state().published->epoch;
+  h.pinned_to["r"] = before;
+  ASSERT_TRUE(h.command(from_folder({0})));
+  h.converge();
+  ASSERT_EQ(served(h), "2 1 1 | 2 1 1");
+  for (const char* node : {"a", "b"}) static_cast<void>(h.take_messages(node));
+  ASSERT_TRUE(h.command(roll_back_placement{before}));
+  h.pass(1s);
+  for (const char* node : {"a", "b"}) {
+    for (const auto& message : h.take_messages(node)) {
+      EXPECT_FALSE(std::holds_alternative<load_order>(message.what)) << "nothing is loaded anew";
+    }
+  }
+  h.converge();
+  EXPECT_EQ(served(h), "1 1 1 | 1 1 1");
+}
+
+TEST(refresh, pinned_texts_keep_their_version_over_a_restart_of_the_coordinator) {
+  auto h = two_nodes();
+  h.pinned_to["r"] = h.state().published->epoch;
+  ASSERT_TRUE(h.command(from_folder({0})));
+  h.converge();
+  core_harness again(two_layers(), h.disk());
+  again.pinned_to = h.pinned_to;
+  for (const char* node : {"a", "b"}) {
+    again.join(node);
+    again.beating[node] = 1;
+    again.report(node, h.held[node]);
+  }
+  again.add_router("r");
+  again.converge();
+  EXPECT_EQ(slots_used(again), 8U);
+  again.pinned_to.clear();
+  again.converge();
+  EXPECT_EQ(slots_used(again), 6U);
+}
+
 TEST(refresh, the_same_weights_change_nothing) {
   auto h = two_nodes();
   auto answer = h.command(from_folder({}));

@@ -1,5 +1,6 @@
-// A model and its KV memory in a few lines: the K/V of a position is a hash of all tokens up to it, and so is the next
-// token. Whoever reads a wrong block, an old one, or one that another sequence wrote into, is found out.
+// Models and their KV memory in a few lines: the K/V of a position is a hash of the model and all tokens up to it; the
+// next token is one of the tokens alone. Whoever reads a wrong block, an old one, or one that another sequence wrote
+// into, is found out.
 #pragma once
 
 #include <array>
@@ -39,7 +40,7 @@ class fake_trunk {
   std::string compute(const planned_sequence& part, std::span<const token_number> tokens, bool is_exact,
                       std::uint32_t trusted = ~0U) {
     std::string wrong;
-    std::uint64_t hash = 0;
+    std::uint64_t hash = part.model.value;
     const auto end = part.first_position + part.tokens.size();
     if (end > tokens.size() || end > part.blocks.size() * limits::kv_block_tokens) return "no room for all rows";
     for (std::uint32_t p = 0; p < end; ++p) {

@@ -1,5 +1,5 @@
 // The scheduler by seed: random arrivals, lengths and common beginnings, little memory, cancels, deadlines, stalls,
-// approximations and failures; steps take random times and are committed in any order.
+// approximations, failures, pins to models that change; steps take random times and are committed in any order.
 //
 // Always: a sequence is in one step at most, one step of each kind is in flight, budgets are kept, no block is written
 // while another sequence reads it, and what stands before a part's rows is what its tokens say (fake_trunk).
@@ -27,7 +27,7 @@ using testing::fake_trunk;
 
 struct totals {
   std::uint64_t finished{}, timed_out{}, cancelled{}, failed{}, filled{}, refused{};
-  std::uint64_t preemptions{}, cached_tokens{}, stalls{};
+  std::uint64_t preemptions{}, cached_tokens{}, stalls{}, models{}, behind{};
 };
 
 class simulation {
@@ -45,6 +45,9 @@ class simulation {
     }
     const auto sequences = pick(1, 40);
     for (std::uint32_t i = 0; i < sequences; ++i) at(milliseconds(0, 2000), [this] { arrive(); });
+    for (auto changes = options_.pins ? pick(1, 6) : 0; changes > 0; --changes) {
+      at(milliseconds(0, 3000), [this] { chance(0.7) ? change_model() : work_.forget_prefixes(); });
+    }
     while (!::testing::Test::HasFailure()) {
       look();
       if (!events_.empty()) {
@@ -75,6 +78,7 @@ class simulation {
     bool was_planned{};
     std::uint32_t trusted{~0U};  // K/V from this position on is rubbish: an approximation
     std::uint32_t computed{};
+    std::uint64_t model{};  // on arrival; once it was planned: that it is pinned to
   };
   struct event {
     time_point at;
@@ -112,6 +116,7 @@ class simulation {
     fail_ = chance(0.2) ? 0.02 : 0;
     cancel_ = chance(0.5) ? 0.2 : 0;
     impatient_ = chance(0.3) ? 0.3 : 0;
+    o.pins = chance(0.4);
     return o;
   }
 
@@ -129,6 +134,7 @@ class simulation {
     s.answers = pick(1, 60);
     s.client = std::string(1, static_cast<char>('a' + pick(0, 3)));
     s.is_impatient = chance(impatient_);
+    s.model = model_;
     const auto deadline = now_ + (s.is_impatient ? milliseconds(0, 3000) : std::chrono::nanoseconds(1000h));
     const auto id = ++last_id_;
     const auto added = work_.add({id}, {s.tokens, s.prompt, chance(0.1), s.client, deadline}, now_);
@@ -141,6 +147,13 @@ class simulation {
     EXPECT_LE(s.prompt, capacity);
     open_.emplace(id, std::move(s));
     if (chance(cancel_)) at(milliseconds(0, 3000), [this, id] { cancel(id); });
+  }
+
+  // Other expert versions are served from now on.
+  void change_model() {
+    work_.change_model({++model_});
+    ++sums_.models;
+    sums_.behind += work_.behind();
   }
 
   void cancel(std::uint64_t id) {
@@ -212,6 +225,10 @@ class simulation {
     }
     ASSERT_LE(part.cached_tokens, s.prompt);
     if (part.first_position < s.computed) s.trusted = ~0U;  // it was preempted and begins anew
+    // It may have been admitted some changes before its first step.
+    ASSERT_GE(part.model.value, s.model);
+    ASSERT_LE(part.model.value, s.was_planned ? s.model : model_) << "sequence " << part.id.value << " left its model";
+    s.model = part.model.value;
     if (!std::exchange(s.was_planned, true)) check_order(part.id.value, s.client);
   }
 
@@ -331,7 +348,7 @@ class simulation {
   fake_trunk trunk_;
   std::vector<token_number> common_;
   time_point now_{time_point{} + 1h};
-  std::uint64_t order_{}, last_id_{}, rounds_{};
+  std::uint64_t order_{}, last_id_{}, rounds_{}, model_{};
   std::map<std::uint64_t, open_sequence> open_;
   std::map<std::uint64_t, flight> flights_;
   std::map<std::uint64_t, step_kind> kinds_;
@@ -356,7 +373,7 @@ TEST(scheduler_simulation, every_sequence_ends_with_the_text_that_it_has_alone) 
   if (only != 0) return;
   // The world was as hostile as it should be.
   for (const auto seen : {sums.finished, sums.timed_out, sums.cancelled, sums.failed, sums.filled, sums.refused,
-                          sums.preemptions, sums.stalls}) {
+                          sums.preemptions, sums.stalls, sums.models, sums.behind}) {
     EXPECT_GT(seen, count / 20);
   }
   EXPECT_GT(sums.cached_tokens, count * 20);

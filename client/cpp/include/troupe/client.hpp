@@ -77,6 +77,7 @@ inline constexpr std::uint8_t flag_exact = 0;
 inline constexpr std::uint8_t flag_substituted = 1;
 inline constexpr std::uint8_t flag_renormalised = 2;
 inline constexpr std::uint8_t flag_dropped = 4;
+inline constexpr std::uint8_t flag_refreshed = 16;  // tokens only: by other weights than the pinned stream began with
 
 // Hidden states [count, width], row-major, of the caller: they must stay unchanged until the call returns.
 struct row_view {
