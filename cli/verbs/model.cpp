@@ -10,11 +10,13 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/application.hpp"
+#include "cli/gpu_plan.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/launch_plan.hpp"
 #include "cli/progress.hpp"
 #include "cli/terminal.hpp"
 #include "common/layer_json.hpp"
+#include "compute/gpu_memory.hpp"
 #include "model/checkpoint.hpp"
 #include "model/inspect.hpp"
 #include "model/quantised.hpp"
@@ -33,6 +35,8 @@ struct verify_request {
 struct plan_request {
   fs::path folder;
   cluster_options options;
+  std::uint64_t device_memory{};  // bytes of each GPU; 0: on this machine's memory
+  bool names_nodes{};             // how many was asked for
 };
 
 std::string activation_name(model::activation act) {
@@ -175,14 +179,74 @@ result<exit_code> verify(const session& s, const verify_request& request) {
   return exit_code::ok;
 }
 
+view plan_view() {
+  return {.items = "items",
+          .columns = {{"NODE", "node"},
+                      {"SLOTS NEEDED", "slots_needed", cell::count},
+                      {"BYTES NEEDED", "bytes_needed", cell::bytes},
+                      {"SLOTS PLANNED", "slots", cell::count},
+                      {"BYTES PLANNED", "bytes_capacity", cell::bytes}},
+          .name = "{node}"};
+}
+
+// `bytes`: of slots for all experts.
+void note_widening(const model::description& model, std::uint64_t bytes) {
+  if (!model::is_quantised(model.stored)) return;
+  print_note(fmt::format("{} weights are widened when an expert is loaded: {} of experts take {} in slots",
+                         model::stored_name(model.stored), human_bytes(static_cast<double>(model.bundle_bytes())),
+                         human_bytes(static_cast<double>(bytes))));
+}
+
+// One GPU for each expert node.
+result<exit_code> plan_on_gpus(const session& s, const plan_request& request, const model::description& model) {
+  const auto& options = request.options;
+  const auto asked = options.dtype == "bf16" ? dtype::bf16 : dtype::f32;
+  const auto type = options.dtype == "auto" ? model::default_compute_type(model.stored) : asked;
+  const auto need = compute::gpu_memory_of(model, type, request.device_memory);
+  const gpu_demand demand{expert_count_of(model), options.replication, need.slot_bytes, need.scratch_bytes,
+                          request.device_memory};
+  const auto planned = plan_gpus(demand, request.names_nodes ? std::optional(options.expert_nodes) : std::nullopt);
+  if (!planned) return fail(planned.error());
+  json items = json::array();
+  for (std::uint32_t i = 0; i < planned->gpus; ++i) {
+    items.push_back({{"node", fmt::format("expert-{}", i)},
+                     {"slots_needed", planned->slots_needed},
+                     {"bytes_needed", planned->slots_needed * need.slot_bytes + need.scratch_bytes},
+                     {"slots", planned->slots_fit},
+                     {"bytes_capacity", planned->slots_fit * need.slot_bytes + need.scratch_bytes}});
+  }
+  s.print({{"name", model.name},
+           {"expert_nodes", planned->gpus},
+           {"replication", options.replication},
+           {"dtype", to_string(type)},
+           {"experts", demand.experts},
+           {"stored_dtype", model::stored_name(model.stored)},
+           {"stored_bytes", model.bundle_bytes()},
+           {"slot_bytes", need.slot_bytes},
+           {"scratch_bytes", need.scratch_bytes},
+           {"device_memory", request.device_memory},
+           {"gpus_needed", planned->gpus_needed},
+           {"items", items}},
+          plan_view());
+  print_note(fmt::format(
+      "a GPU of {} holds {} experts of {}, with {} to work on them; {} replicas of {} need {} of them",
+      human_bytes(static_cast<double>(request.device_memory)), planned->slots_fit,
+      human_bytes(static_cast<double>(need.slot_bytes)), human_bytes(static_cast<double>(need.scratch_bytes)),
+      options.replication, demand.experts, planned->gpus_needed));
+  note_widening(model, demand.experts * need.slot_bytes);
+  return exit_code::ok;
+}
+
 result<exit_code> plan(const session& s, const plan_request& request) {
-  if (auto good = check_options(request.options); !good) {
+  const bool chooses_nodes = request.device_memory != 0 && !request.names_nodes;
+  if (auto good = check_options(request.options); !good && !chooses_nodes) {
     print_error(good.error().message);
     return exit_code::usage;
   }
   const auto checkpoint = model::checkpoint::open(request.folder);
   if (!checkpoint) return fail(checkpoint.error());
   const auto& model = checkpoint->model();
+  if (request.device_memory != 0) return plan_on_gpus(s, request, model);
   const auto& options = request.options;
   const std::uint32_t experts = expert_count_of(model);
   const std::uint64_t slot_bytes = slot_bytes_of(model, options.dtype);
@@ -207,18 +271,8 @@ result<exit_code> plan(const session& s, const plan_request& request) {
            {"slot_bytes", slot_bytes},
            {"fits_here", slots.has_value()},
            {"items", items}},
-          {.items = "items",
-           .columns = {{"NODE", "node"},
-                       {"SLOTS NEEDED", "slots_needed", cell::count},
-                       {"BYTES NEEDED", "bytes_needed", cell::bytes},
-                       {"SLOTS PLANNED", "slots", cell::count},
-                       {"BYTES PLANNED", "bytes_capacity", cell::bytes}},
-           .name = "{node}"});
-  if (model::is_quantised(model.stored)) {
-    print_note(fmt::format("{} weights are widened when an expert is loaded: {} of experts take {} in slots",
-                           model::stored_name(model.stored), human_bytes(static_cast<double>(model.bundle_bytes())),
-                           human_bytes(static_cast<double>(experts * slot_bytes))));
-  }
+          plan_view());
+  note_widening(model, experts * slot_bytes);
   if (slots) return exit_code::ok;
   print_note("this machine could not hold it: " + slots.error().message);
   return exit_code::ok;
@@ -242,12 +296,25 @@ void add_model_verbs(verb_registry& verbs) {
   verifying.add_option("folder", checked->folder, "checkpoint folder")->required()->type_name("DIR");
   verifying.add_flag("--write", checked->write, "write expert-digests.json, which every later load is compared with");
   auto request = std::make_shared<plan_request>();
+  auto nodes = std::make_shared<CLI::Option*>();
   auto& planning = verbs.verb(noun, "plan", "Slots and bytes that each expert node will take.",
-                              "  troupe model plan ~/models/mixtral --expert-nodes 4 --replication 2",
-                              [request](const session& s) { return plan(s, *request); });
+                              "  troupe model plan ~/models/mixtral --expert-nodes 4 --replication 2\n"
+                              "  troupe model plan ~/models/mixtral --device-memory 80GiB     how many GPUs it takes",
+                              [request, nodes](const session& s) {
+                                request->names_nodes = (*nodes)->count() > 0;
+                                return plan(s, *request);
+                              });
   planning.add_option("folder", request->folder, "checkpoint folder")->required()->type_name("DIR");
-  planning.add_option("--expert-nodes,--nodes", request->options.expert_nodes, "expert nodes [3]")
-      ->check(CLI::Range(1, 1000));
+  *nodes = planning
+               .add_option("--expert-nodes,--nodes", request->options.expert_nodes,
+                           "expert nodes [3; with --device-memory as many as it takes]")
+               ->check(CLI::Range(1, 1000));
+  planning
+      .add_option(
+          "--device-memory", request->device_memory,
+          "plan for expert nodes with a GPU each that has so much memory free, e.g. 80GiB [this machine's memory]")
+      ->transform(CLI::AsSizeValue(false))
+      ->type_name("SIZE");
   planning.add_option("--replication", request->options.replication, "copies of each expert [1]")
       ->check(CLI::Range(1, 64));
   planning.add_option("--dtype", request->options.dtype, "auto, f32 or bf16 [auto]")

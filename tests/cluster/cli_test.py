@@ -283,3 +283,18 @@ def test_foreground_serves_until_it_is_interrupted(tmp_path):
             if process.poll() is None:
                 process.kill()
     assert not any(is_alive(pid) for pid in pids)
+
+
+def test_model_plan_knows_the_memory_of_gpus():
+    def plan(*options):
+        return run_troupe("model", "plan", golden.FOLDER / "mixtral", *options, "-o", "json")
+
+    done = plan("--device-memory", "1GiB", "--replication", "2")
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    node = planned["items"][0]
+    assert planned["gpus_needed"] == len(planned["items"]) == 2
+    assert node["bytes_needed"] == node["slots_needed"] * planned["slot_bytes"] + planned["scratch_bytes"] <= 2**30
+    assert node["slots_needed"] == planned["experts"] and "GPU" in done.stderr
+    refused = plan("--device-memory", "8MiB")
+    assert refused.returncode == 1 and "8.0 MiB" in refused.stderr, refused.stderr

@@ -3,7 +3,9 @@
 
 #include <random>
 
+#include "common/limits.hpp"
 #include "compute/gpu_batch.hpp"
+#include "compute/gpu_memory.hpp"
 #include "tests/compute/loop_gpu.hpp"
 #include "tests/compute/sample_expert.hpp"
 
@@ -83,6 +85,28 @@ TEST_F(gpu_device, says_both_numbers_when_memory_is_short) {
   EXPECT_NE(refused.error().message.find("1048576000"), std::string::npos) << refused.error().message;
   EXPECT_NE(refused.error().message.find("1048576 free"), std::string::npos) << refused.error().message;
   EXPECT_TRUE(d->reserve(2, 1 << 16)) << "a smaller arena is fine afterwards";
+}
+
+// What `troupe model plan` says of a GPU that is not there.
+TEST_F(gpu_device, takes_no_more_than_is_planned_for_it) {
+  const model::expert_shape shape{32, 16, activation::swiglu, true};
+  for (const auto type : {dtype::f32, dtype::bf16}) {
+    model::description model;
+    model.layers.emplace_back().shape = shape;
+    const auto planned = gpu_memory_of(model, type, state->memory_max);
+    auto d = make(type);
+    EXPECT_EQ(planned.slot_bytes, d->slot_bytes(shape));
+    ASSERT_TRUE(d->reserve(16, planned.slot_bytes));
+    for (std::uint32_t e = 0; e < 16; ++e) {
+      auto sample = make_sample(shape, type, stored_form::separate, e);
+      ASSERT_TRUE(d->load({e}, sample.layout, sample.bundle));
+    }
+    auto work = make_batch(shape, type, limits::rows_per_request_max, 16, 8, 1);
+    ASSERT_TRUE(d->run(work.view(), work.reports));
+    EXPECT_GT(d->info().scratch_bytes, limits::mib);
+    EXPECT_LE(d->info().scratch_bytes, planned.scratch_bytes);
+    EXPECT_LE(state->allocated, 16 * planned.slot_bytes + planned.scratch_bytes);
+  }
 }
 
 TEST_F(gpu_device, serves_on_after_a_failed_batch) {
