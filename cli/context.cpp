@@ -35,6 +35,7 @@ json to_json(const cluster_options& options) {
           {"route_groups_kept", options.route_groups_kept},
           {"dtype", options.dtype},
           {"device", options.device},
+          {"link_gpus", options.link_gpus},
           {"transport", options.transport},
           {"http", options.http},
           {"threads", options.threads},
@@ -66,6 +67,7 @@ cluster_options options_from(const json& value) {
   options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);
   options.dtype = value.at("dtype");
   options.device = value.at("device");
+  options.link_gpus = value.value("link_gpus", false);
   options.transport = value.at("transport");
   options.http = value.at("http");
   options.threads = value.at("threads");

@@ -34,6 +34,7 @@ struct cluster_options {
   std::uint32_t route_groups_kept{2};
   std::string dtype{"auto"};
   std::string device{"cpu"};
+  bool link_gpus{};              // experts go from GPU to GPU over NCCL
   std::string transport{"ipc"};  // ipc | tcp
   std::string http{"127.0.0.1:0"};
   std::uint32_t threads{};         // per expert node; 0: the machine's cores shared out

@@ -169,6 +169,7 @@ class planner {
     command.insert(command.end(), {"--dtype", options_.dtype, "--device", device_of(name), "--threads",
                                    std::to_string(inputs_.threads), "--slots", std::to_string(inputs_.slots),
                                    "--coordinator", plan_.control});
+    if (options_.link_gpus) command.emplace_back("--link-gpus");
     if (tcp()) {
       auto port = ports_.take("127.0.0.1", 2);  // data, and the next one for peers
       if (!port) return fail(port.error());
@@ -283,6 +284,9 @@ result<void> check_options(const cluster_options& options) {
         fmt::format("--replication {} needs at least {} expert nodes, since no node holds an expert twice; give "
                     "--expert-nodes {} or a smaller --replication",
                     options.replication, options.replication, options.replication));
+  }
+  if (options.link_gpus && options.device != "cuda") {
+    return fail(errc::invalid_request, "--link-gpus needs GPUs; give --device cuda, or leave it out");
   }
   return {};
 }

@@ -106,6 +106,7 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
   compare("dtype", wanted.dtype, running.dtype);
   compare("device", wanted.device, running.device);
+  compare("link-gpus", wanted.link_gpus, running.link_gpus);
   compare("transport", wanted.transport, running.transport);
   compare("threads", wanted.threads, running.threads);
   compare("slots", wanted.slots, running.slots);
@@ -360,6 +361,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->check(CLI::IsMember({"auto", "f32", "bf16"}));
   verb.add_option("--device", options.device, "cpu, reference (plain loops), or cuda: GPU N for expert-N [cpu]")
       ->check(CLI::IsMember({"cpu", "reference", "cuda"}));
+  verb.add_flag("--link-gpus", options.link_gpus,
+                "with --device cuda: experts go from GPU to GPU over NCCL, which does not encrypt");
   verb.add_option("--transport", options.transport, "between the processes: ipc, or tcp with encryption [ipc]")
       ->check(CLI::IsMember({"ipc", "tcp"}));
   verb.add_option("--http", options.http, "address of the first router's HTTP server; port 0: a free one [127.0.0.1:0]")

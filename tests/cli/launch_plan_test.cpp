@@ -66,6 +66,19 @@ TEST(launch_plan, every_expert_node_has_a_gpu_of_its_own) {
   EXPECT_EQ(devices.at("router-0"), "");
 }
 
+TEST(launch_plan, expert_nodes_link_their_gpus_when_they_are_told_to_and_have_some) {
+  cluster_options options;
+  options.link_gpus = true;
+  EXPECT_THAT(check_options(options).error().message, HasSubstr("--device cuda"));
+  options.device = "cuda";
+  ASSERT_TRUE(check_options(options));
+  const auto plan = plan_cluster(inputs(), options);
+  ASSERT_TRUE(plan) << plan.error().message;
+  for (const auto& process : plan->processes) {
+    EXPECT_EQ(std::ranges::count(process.command, "--link-gpus"), process.role == "expert" ? 1 : 0) << process.name;
+  }
+}
+
 TEST(launch_plan, routers_pin_streams_when_they_are_told_to) {
   cluster_options options;
   EXPECT_THAT(plan_cluster(inputs(), options)->processes[4].command, testing::Not(Contains("--pin-streams")));
