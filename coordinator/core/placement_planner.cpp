@@ -27,6 +27,7 @@ class planner {
       trim(e);
     }
     place();
+    step_aside();
     if (input_.balance) {
       gather();
       balance();
@@ -41,6 +42,7 @@ class planner {
     double total{};
     std::vector<double> by_layer;
     std::uint32_t room{};  // slots that new replicas can go into now
+    std::uint32_t replicas{};
   };
 
   [[nodiscard]] bool accepts(std::uint32_t n) const { return input_.nodes[n].accepts && input_.nodes[n].slots > 0; }
@@ -69,6 +71,7 @@ class planner {
   void count(std::uint32_t e, std::uint32_t n, double sign) {
     loads_[n].total += sign * input_.experts[e].load;
     loads_[n].by_layer[layer_of_[e]] += sign * input_.experts[e].load;
+    loads_[n].replicas += sign > 0 ? 1U : -1U;
     groups_.count(e, n, sign > 0, is_chosen(e, n));
   }
   void record(move_kind kind, std::uint32_t e, std::uint32_t n, move_reason reason,
@@ -233,6 +236,39 @@ class planner {
       }
     }
     search_failed_ = true;  // one search over all experts per plan: the next plan tries again
+  }
+
+  // A chosen node has no slot for it, and none will be free by what is planned.
+  [[nodiscard]] bool is_stuck_before(std::uint32_t e, std::uint32_t n) const {
+    return !has_copy(e, n) && !avoids(e, n) && loads_[n].replicas >= input_.nodes[n].slots;
+  }
+  [[nodiscard]] bool is_stuck(std::uint32_t e) const {
+    return std::ranges::any_of(chosen_[e], [&](auto n) { return is_stuck_before(e, n); });
+  }
+
+  // Experts that are to change places on full nodes are in each other's way. One of them waits on any node that has a
+  // free slot: then its place is free for the next, whose place is free then, and so on until its own is.
+  void step_aside() {
+    std::vector<std::uint32_t> stuck;
+    for (std::uint32_t e = 0; e < input_.experts.size(); ++e) {
+      if (is_stuck(e)) stuck.push_back(e);
+    }
+    for (auto e : stuck) {
+      for (auto n : chosen_[e]) {
+        if (is_stuck_before(e, n)) make_room_for_chosen(n, stuck);
+      }
+    }
+  }
+  void make_room_for_chosen(std::uint32_t n, const std::vector<std::uint32_t>& stuck) {
+    for (auto other : stuck) {
+      if (!holds(other, n) || is_chosen(other, n) || !is_ready(other, n) || !is_stuck(other)) continue;
+      const auto to = choose(other);
+      if (to == nowhere) continue;
+      add(other, to, move_reason::make_room, n);
+      remove(other, n);
+      record(move_kind::drop, other, n, move_reason::make_room);
+      return;
+    }
   }
 
   // May balancing or gathering move it?

@@ -5,16 +5,16 @@
 //   2 trim      more than wanted: the replica on the fullest node goes (a loading one before a ready one), one on a
 //               chosen node last
 //   3 place     fewer than wanted: experts without any replica first; on another node and, where possible, another
-//   zone,
-//               the node with the smallest share of this layer, then the emptiest
+//               zone, the node with the smallest share of this layer, then the emptiest
 //               the experts of a group (rows choose them together) on one node, or as few nodes of one zone as there
 //               are for a group; the first of them goes where there is room for the others
-//   4 make room when free slots are only left on nodes that hold the expert already, another expert moves over
+//   4 make room when free slots are only left on nodes that hold the expert already, another expert moves over; when
+//             experts are to change places on full nodes, one of them waits on a node that has a free slot
 //   5 gather    what two nodes hold of one group comes together on one of them
 //   6 balance   a few moves from the fullest to the emptiest node, when that leaves both at most equally full; what a
 //               node holds of a group moves as one
 //
-// Making room, gathering and balancing never touch what an operator chose, and groups do not follow it.
+// Making room, gathering and balancing never touch what is where an operator chose, and groups do not follow it.
 //
 // Fullness is load per slot, so unequal nodes fill up alike. Loads are all 1 until traffic is taken into account.
 // Every step lowers the same measure (how scattered the groups are, then how uneven the nodes), so a plan that has been

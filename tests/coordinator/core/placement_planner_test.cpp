@@ -148,6 +148,77 @@ TEST(placement_planner, makes_room_when_free_slots_are_in_the_wrong_place) {
   EXPECT_TRUE(std::ranges::any_of(plan.moves, [](const auto& m) { return m.reason == move_reason::make_room; }));
 }
 
+// Nodes of two slots, all full but one slot of c: experts 0 (on a) and 2 (on b) are to change places.
+TEST(placement_planner, lets_experts_change_places_through_one_free_slot) {
+  auto input = blank({node("a", 2), node("b", 2), node("c", 2)}, 5, 1);
+  for (std::uint32_t e = 0; e < 5; ++e) input.experts[e].replicas = {{e / 2, true, false, {}}};
+  for (std::uint32_t n = 0; n < 3; ++n) input.nodes[n].slots_free = n == 2 ? 1 : 0;
+  input.experts[0].chosen = {1};
+  input.experts[2].chosen = {0};
+  auto plan = plan_placement(input);
+  using list = std::vector<std::vector<std::uint32_t>>;
+  EXPECT_EQ(plan.wanted, (list{{0}, {0}, {2}, {1}, {2}})) << "expert 2 waits on c";
+  ASSERT_EQ(plan.moves.size(), 2U);
+  EXPECT_EQ(plan.moves[0], (planned_move{move_kind::add, {layer_id::of(0), 2}, 2, move_reason::make_room, 1U}));
+  // While it is loaded there, nobody else steps aside.
+  input.experts[2].replicas.push_back({2, false, false, 1U});
+  input.nodes[2].slots_free = 0;
+  EXPECT_EQ(plan_placement(input).wanted, plan.wanted);
+  input = carried_out(input, plan);
+  plan = plan_placement(input);
+  EXPECT_EQ(plan.wanted, (list{{1}, {0}, {2}, {1}, {2}})) << "then expert 0 takes its place";
+  input = carried_out(input, plan);
+  plan = plan_placement(input);
+  EXPECT_EQ(plan.wanted, (list{{1}, {0}, {0}, {1}, {2}})) << "and it the place of expert 0";
+  input = carried_out(input, plan);
+  EXPECT_TRUE(plan_placement(input).moves.empty());
+}
+
+TEST(placement_planner, nobody_steps_aside_without_a_free_slot) {
+  auto input = blank({node("a", 1), node("b", 1)}, 2, 1);
+  for (std::uint32_t e = 0; e < 2; ++e) {
+    input.experts[e].replicas = {{e, true, false, {}}};
+    input.experts[e].chosen = {1 - e};
+    input.nodes[e].slots_free = 0;
+  }
+  EXPECT_TRUE(plan_placement(input).moves.empty());
+}
+
+// Full nodes but for a few slots somewhere, and every expert is to be elsewhere: all get there, one after the other.
+TEST(placement_planner, any_exchange_of_places_ends_through_any_free_slot) {
+  for (std::uint64_t seed = 1; seed <= 300; ++seed) {
+    std::mt19937_64 random(seed);
+    const auto pick = [&](std::uint64_t low, std::uint64_t high) {
+      return static_cast<std::uint32_t>(low + random() % (high - low + 1));
+    };
+    std::vector<planner_node> nodes;
+    std::vector<std::uint32_t> places;
+    const auto node_count = pick(2, 6);
+    for (std::uint32_t n = 0; n < node_count; ++n) {
+      nodes.push_back(node(fmt::format("n{}", n).c_str(), pick(1, 5)));
+      places.insert(places.end(), nodes[n].slots, n);
+    }
+    const auto experts = static_cast<std::uint32_t>(places.size()) - 1;
+    if (experts == 0) continue;
+    auto input = blank(nodes, experts, 1);
+    for (const bool is_aim : {false, true}) {
+      for (auto i = places.size() - 1; i > 0; --i) std::swap(places[i], places[random() % (i + 1)]);
+      for (std::uint32_t e = 0; e < experts; ++e) {
+        if (is_aim) input.experts[e].chosen = {places[e]};
+        if (!is_aim) input.experts[e].replicas = {{places[e], true, false, {}}};
+        if (!is_aim) --input.nodes[places[e]].slots_free;
+      }
+    }
+    auto plan = plan_placement(input);
+    for (std::uint32_t round = 0; !plan.moves.empty(); ++round) {
+      ASSERT_LT(round, 4 * experts) << "seed " << seed << ": the plan never comes to rest";
+      input = carried_out(input, plan);
+      plan = plan_placement(input);
+    }
+    for (std::uint32_t e = 0; e < experts; ++e) ASSERT_EQ(plan.wanted[e], input.experts[e].chosen) << "seed " << seed;
+  }
+}
+
 // Random clusters: whatever the numbers, the plan keeps the rules, and a plan that was carried out is planned again as
 // it is (no move is ever undone).
 TEST(placement_planner, keeps_its_rules_on_random_clusters) {
