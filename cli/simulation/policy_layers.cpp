@@ -207,6 +207,20 @@ bool policy_layers::carry_out(std::size_t layer, const coordinator::migrate_expe
   return drop_replica_on(layer, what.expert.index, number_of(*what.from), nodes);
 }
 
+// Experts that change places, which needs a free slot of any node for a moment.
+bool policy_layers::carry_out(std::size_t layer, const coordinator::apply_placement& what, const present_nodes& nodes) {
+  std::ptrdiff_t free = 0;
+  each_node(held_[layer], nodes, [&](std::uint32_t, auto slots) { free += std::ranges::count(slots, no_expert); });
+  if (free == 0) return false;
+  for (const auto& placed : what.experts) std::ranges::replace(held_[layer], placed.expert.index, no_expert);
+  bool is_done = true;
+  for (const auto& placed : what.experts) {
+    for (const auto& name : placed.nodes)
+      is_done = add_replica_on(layer, placed.expert.index, number_of(name), nodes) && is_done;
+  }
+  return is_done;
+}
+
 bool policy_layers::carry_out(std::size_t layer, const coordinator::replicate_expert& what,
                               const present_nodes& nodes) {
   const auto e = what.expert.index;

@@ -53,6 +53,7 @@ class policy_layers : public placement_maker {
   // Whether it was possible.
   bool carry_out(std::size_t layer, const coordinator::change_presence& what, const present_nodes& nodes);
   bool carry_out(std::size_t layer, const coordinator::migrate_expert& what, const present_nodes& nodes);
+  bool carry_out(std::size_t layer, const coordinator::apply_placement& what, const present_nodes& nodes);
   bool carry_out(std::size_t layer, const coordinator::replicate_expert& what, const present_nodes& nodes);
 
   // What each node has to do of the layer.

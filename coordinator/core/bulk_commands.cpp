@@ -216,6 +216,19 @@ result<void> check_slots(const cluster_state& state, const std::vector<wish_chan
   return {};
 }
 
+// Replicas make room for each other, but not when nobody can begin.
+result<void> check_begin(const cluster_state& state, const std::vector<wish_change>& changes) {
+  bool anything_loads = false;
+  for (const auto& change : changes) {
+    anything_loads = anything_loads || loads_of(state, change) > 0;
+    if (places_of(state, change.expert).size() > change.after.nodes.size()) return {};
+  }
+  if (!anything_loads || free_slots(state, 1) > 0) return {};
+  return fail(errc::conflict,
+              "experts change places through a free slot of any node, and every slot is in use; give the nodes more "
+              "slots, or prune an expert");
+}
+
 }  // namespace
 
 result<void> check_alone(const cluster_state& state) {
@@ -307,6 +320,7 @@ result<decision> check(const cluster_state& state, const apply_placement& what) 
   if (auto twice = std::ranges::adjacent_find(operation.changes, is_same); twice != operation.changes.end())
     return fail(errc::invalid_request, fmt::format("expert {} is named twice", to_string(twice->expert)));
   if (auto enough = check_slots(state, operation.changes); !enough) return fail(enough.error());
+  if (auto can = check_begin(state, operation.changes); !can) return fail(can.error());
   operation.subject = fmt::format("{} experts", operation.changes.size());
   command_outcome outcome;
   outcome.message = fmt::format("{} experts go to where the plan has them", operation.changes.size());

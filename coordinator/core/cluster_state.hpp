@@ -285,6 +285,7 @@ struct cluster_state {
   std::map<expert_id, time_point> present_since;  // when policy_runner first saw it take part
   cold_experts cold;
   time_point policies_due;
+  std::set<std::string> policies_refused;  // that cannot have what they want, which has been told
   placement_history history;
   std::uint32_t replicas_missing{};  // by the newest plan
   std::uint64_t loads_failed{};

@@ -5,6 +5,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
+#include "coordinator/core/bulk_commands.hpp"
 #include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/operations.hpp"
 
@@ -95,11 +96,32 @@ void watch_presence(cluster_state& state) {
   }
 }
 
-void start(cluster_state& state, const proposal& made) {
-  auto decided = std::visit([&](const auto& what) { return expert_commands::check(state, what); }, made.what);
-  if (!decided || decided->records.empty()) return;  // as things are it cannot be done: looked at again next time
+layer_id layer_of(const apply_placement& what) { return what.experts.front().expert.layer; }
+template <class Command>
+layer_id layer_of(const Command& what) {
+  return what.expert.layer;
+}
+
+// Looked at again next time. What an operator can change about it is told once, until the policy can do something
+// again.
+void tell_refused(cluster_state& state, const proposal& made, const error& why) {
+  if (why.code != errc::conflict || !state.policies_refused.insert(made.policy).second) return;
+  auto layer = std::visit([](const auto& what) { return layer_of(what); }, made.what);
+  state.tell(severity::warning, "policy_refused", fmt::format("layer {}", to_string(layer)),
+             fmt::format("{}: {}, but it cannot be done: {}", made.policy, made.why, why.message));
+}
+
+bool start(cluster_state& state, const proposal& made) {
+  using bulk_commands::check;
+  using expert_commands::check;
+  if (std::holds_alternative<apply_placement>(made.what) && !bulk_commands::check_alone(state)) return false;
+  auto decided = std::visit([&](const auto& what) { return check(state, what); }, made.what);
+  if (!decided) tell_refused(state, made, decided.error());
+  if (!decided || decided->records.empty()) return false;
+  state.policies_refused.erase(made.policy);
   operations::sign(state, decided->records, "policy: " + made.policy, unix_ms(state), made.why);
   state.persist(std::move(decided->records), {});
+  return true;
 }
 
 }  // namespace
@@ -147,9 +169,9 @@ void pass(cluster_state& state) {
   ask(settings.prunes, propose_prunes);
   std::set<layer_id> changed;
   for (const auto& made : proposals) {
-    auto layer = std::visit([](const auto& what) { return what.expert.layer; }, made.what);
-    if (running >= limits::policy_operations_max || !changed.insert(layer).second) continue;
-    start(state, made);
+    auto layer = std::visit([](const auto& what) { return layer_of(what); }, made.what);
+    if (running >= limits::policy_operations_max || changed.contains(layer) || !start(state, made)) continue;
+    changed.insert(layer);
     ++running;
   }
 }

@@ -70,7 +70,7 @@ struct policy_input {
 };
 
 struct proposal {
-  std::variant<change_presence, migrate_expert, replicate_expert> what;
+  std::variant<change_presence, migrate_expert, replicate_expert, apply_placement> what;  // all of one layer
   std::string policy;  // "progressive addition", "pruning", "balancing"
   std::string why;     // the figures
 };

@@ -188,6 +188,30 @@ TEST(balancing, looks_only_at_experts_that_are_there) {
   EXPECT_EQ(std::get<replicate_expert>(made[0].what).expert.index, 7U);
 }
 
+// Both nodes are full, and each expert is there once.
+TEST(balancing, lets_experts_change_places_when_their_nodes_are_full) {
+  auto input =
+      one_layer({serving(0, {0}, 2500), serving(1, {0}, 2500), serving(2, {1}, 20), serving(3, {1}, 20)}, 2, 0);
+  auto made = propose_moves(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  const auto& what = std::get<apply_placement>(made[0].what);
+  ASSERT_THAT(what.experts, SizeIs(2));
+  EXPECT_LT(what.experts[0].expert.index, 2U);
+  EXPECT_GE(what.experts[1].expert.index, 2U);
+  EXPECT_EQ(what.experts[0].nodes, std::vector<node_id>{{"b"}});
+  EXPECT_EQ(what.experts[1].nodes, std::vector<node_id>{{"a"}});
+  for (auto& expert : input.layers[0].experts) expert.is_fixed = expert.index >= 2;
+  EXPECT_THAT(propose_moves(input, {}), IsEmpty()) << "what would have to make room must stay";
+}
+
+TEST(balancing, a_full_node_without_any_of_the_layer_is_left_out) {
+  auto input = one_layer({serving(0, {0}, 5000), serving(1, {0}, 5000), serving(2, {2}, 20)}, 3);
+  input.nodes[1].slots_free = 0;
+  auto made = propose_moves(input, {});
+  ASSERT_THAT(made, SizeIs(1));
+  EXPECT_EQ(std::get<migrate_expert>(made[0].what).to.value, "c");
+}
+
 // Repeats what it proposes until nothing is proposed any more: it must end, and it must end even.
 TEST(balancing, its_steps_lead_to_even_nodes_and_stop) {
   std::vector<expert_load> experts;
@@ -227,9 +251,9 @@ class policies_in_a_cluster : public ::testing::Test {
     made.gates[layer].top_k = 2;
     return made;
   }
-  void start(cluster_settings made) {
+  void start(cluster_settings made, const std::vector<std::uint32_t>& slots = {8, 8}) {
     h.emplace(std::move(made));
-    for (const char* name : {"a", "b"}) h->add_expert_node(name, 8);
+    for (std::size_t n = 0; n < slots.size(); ++n) h->add_expert_node(std::string(1, "abc"[n]), slots[n]);
     h->add_router("r");
     h->converge();
   }
@@ -237,9 +261,9 @@ class policies_in_a_cluster : public ::testing::Test {
   void work(std::chrono::seconds length, const std::vector<std::uint64_t>& rows_per_second) {
     for (auto second = 0s; second < length; ++second) {
       for (std::uint32_t e = 0; e < rows_per_second.size(); ++e) rows_[e] += rows_per_second[e];
-      for (const char* name : {"a", "b"}) {
+      for (const auto& [name, slots] : std::map(h->held)) {
         stats_report report{{name}, {1}, 0, 0, {}};
-        for (const auto& slot : h->held[name]) {
+        for (const auto& slot : slots) {
           auto rows = rows_[slot.expert.index];
           report.experts.push_back(
               {slot.expert, rows, 0, 0, 0, weight_of_rows_[slot.expert.index] * static_cast<double>(rows)});
@@ -357,6 +381,36 @@ TEST_F(policies_in_a_cluster, a_hot_expert_gets_a_second_replica) {
   auto count = h->state().operations.size();
   work(120s, {2000, 10, 10, 10});
   EXPECT_EQ(h->state().operations.size(), count) << "and then it is quiet";
+}
+
+// a and b are full, one slot of c is free: c cannot take more, so an expert of a and one of b change places through it.
+TEST_F(policies_in_a_cluster, experts_of_full_nodes_change_places_through_the_free_slot_of_another) {
+  auto made = settings(5);
+  made.policies.balances = true;
+  start(std::move(made), {2, 2, 2});
+  ASSERT_EQ(h->placement(), "0: a | 1: b | 2: c | 3: a | 4: b");
+  work(90s, {1000, 10, 1000, 1000, 10});
+  EXPECT_EQ(operations(), "apply 0: policy: balancing; ");
+  EXPECT_EQ(h->state().operations.begin()->second.state, operation_state::done);
+  auto node_of = [&](std::uint32_t e) { return h->state().published->find({layer, e})->replicas.front().node; };
+  EXPECT_NE(node_of(0), node_of(3));
+  EXPECT_NE(node_of(0), node_of(2));
+  EXPECT_NE(node_of(2), node_of(3));
+}
+
+TEST_F(policies_in_a_cluster, what_no_free_slot_allows_is_told) {
+  auto made = settings(4);
+  made.policies.balances = true;
+  start(std::move(made), {2, 2});
+  ASSERT_EQ(h->placement(), "0: a | 1: b | 2: a | 3: b");
+  work(90s, {1000, 10, 1000, 10});
+  EXPECT_THAT(operations(), IsEmpty());
+  std::vector<std::string> told;
+  for (const auto& event : h->events) {
+    if (event.kind == "policy_refused") told.push_back(event.text);
+  }
+  ASSERT_THAT(told, SizeIs(1)) << "though it is looked at every 2 s";
+  EXPECT_THAT(told[0], AllOf(HasSubstr("balancing: the fullest node has"), HasSubstr("every slot is in use")));
 }
 
 }  // namespace

@@ -462,6 +462,31 @@ TEST(placement_apply, nodes_exchange_experts_through_the_slots_that_are_free) {
     EXPECT_EQ(node_of(h, placed_expert.expert), placed_expert.nodes.front().value) << to_string(placed_expert.expert);
 }
 
+// In each layer an expert of a and one of b change places; both nodes are full, only c has a slot to spare.
+TEST(placement_apply, full_nodes_exchange_experts_through_a_slot_of_another_node) {
+  auto h = two_nodes(3);
+  h.add_expert_node("c", 1);
+  h.converge();
+  apply_placement exchange;
+  std::set<std::pair<layer_id, std::string>> seen;
+  for (const auto& expert : h.state().experts) {
+    auto from = node_of(h, expert.id);
+    if (seen.emplace(expert.id.layer, from).second)
+      exchange.experts.push_back({expert.id, {{from == "a" ? "b" : "a"}}});
+  }
+  ASSERT_TRUE(h.command(exchange));
+  for (int round = 0; round < 400 && newest(h).state == operation_state::running; ++round) {
+    h.pass(std::chrono::milliseconds(50));
+    for (const char* name : {"a", "b", "c"}) static_cast<void>(h.obey(name));
+    h.acknowledge("r");
+    for (const auto& expert : h.state().published->experts)
+      ASSERT_FALSE(expert.replicas.empty()) << to_string(expert.id);
+  }
+  EXPECT_EQ(newest(h).state, operation_state::done) << newest(h).reason;
+  for (const auto& placed_expert : exchange.experts)
+    EXPECT_EQ(node_of(h, placed_expert.expert), placed_expert.nodes.front().value) << to_string(placed_expert.expert);
+}
+
 TEST(placement_apply, says_what_is_wrong_with_it) {
   auto h = two_nodes(3);
   expert_id expert{layer_id::of(0), 0};
