@@ -10,6 +10,7 @@
 #include "common/limits.hpp"
 #include "compute/device.hpp"
 #include "compute/gpu_batch.hpp"
+#include "compute/gpu_memory.hpp"
 #include "compute/gpu_runtime.hpp"
 #include "compute/packing.hpp"
 #include "compute/slots.hpp"
@@ -17,14 +18,9 @@
 namespace troupe::compute {
 namespace {
 
-constexpr std::size_t alignment = 256;
-// A batch goes through in passes that need at most about this much beside the slots, in each of two pieces: as much of
-// the device as it can spare, since each pass reads the weights again.
-constexpr std::size_t pass_share = 32;
-constexpr std::size_t pass_bytes_max = 1024 * limits::mib;
 constexpr std::size_t bus_piece_bytes = limits::mib / 4;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+std::size_t aligned(std::size_t bytes) { return (bytes + gpu_alignment - 1) / gpu_alignment * gpu_alignment; }
 
 // A piece of memory that grows. Its content is lost when it does.
 class growing_memory {
@@ -208,7 +204,7 @@ class gpu_device final : public device {
     for (auto& report : reports) report.weighted_norm_sum = 0;
     const auto form = form_of(packed(work.shape));
     const pass_layout one(single_row(), form, *runtime_);
-    const auto bytes_max = std::min(pass_bytes_max, facts_.total_bytes / pass_share);
+    const auto bytes_max = gpu_pass_bytes(facts_.total_bytes);
     const auto assignments_max = std::max<std::size_t>(1, bytes_max / one.scratch_bytes);
     const auto rows_max = std::max<std::size_t>(1, bytes_max / one.result_bytes);
     for (const auto& pass :

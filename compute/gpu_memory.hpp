@@ -1,4 +1,5 @@
-// How much of a GPU's memory experts take, for those who plan without one (`troupe model plan`). Any thread.
+// How much of a GPU's memory experts take: for the device itself, and for those who plan without one (`troupe model
+// plan`). Any thread.
 #pragma once
 
 #include <cstddef>
@@ -8,6 +9,12 @@
 #include "model/description.hpp"
 
 namespace troupe::compute {
+
+inline constexpr std::size_t gpu_alignment = 256;
+
+// A batch goes through in passes that need at most about this much beside the slots, in each of two pieces: as much of
+// the device as it can spare, since each pass reads the weights again.
+[[nodiscard]] std::size_t gpu_pass_bytes(std::uint64_t device_bytes);
 
 struct gpu_memory_need {
   std::size_t slot_bytes{};  // one slot that holds the largest expert of the model, as device::slot_bytes
