@@ -43,10 +43,16 @@ def flags_for_header(path, flags):
     return []
 
 
+def needs_toolkit(path):
+    return any(not quoted and name.startswith(("cuda", "cublas", "nccl")) for _, quoted, name in includes(path))
+
+
 def header_jobs(flags, faults):
     for path in tracked(".hpp"):
         if "/stand_ins/" in path:
             continue  # of the build for GPUs alone, with what a CUDA toolkit brings
+        if "compute/cuda/runtime.cpp" not in flags and needs_toolkit(path):
+            continue  # nor is it built here
         source = path[:-3] + "cpp"
         if (ROOT / source).is_file() and source in flags:
             # The build itself proves it, as long as the source file includes its own header before anything else.
