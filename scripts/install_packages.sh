@@ -10,7 +10,7 @@ case "${1:-}" in
       libsodium-dev libxxhash-dev libssl-dev libdnnl-dev libgtest-dev libgmock-dev libexpected-dev zlib1g-dev
       libpcre2-dev libutf8proc-dev libedit-dev) ;;
   python) packages=(python3 python3-venv) ;;
-  checks) packages=(clang clang-format clang-tidy libclang-rt-14-dev python3 python3-yaml git) ;;
+  checks) packages=(clang clang-format clang-tidy libclang-rt-14-dev libomp-dev python3 python3-yaml git) ;;
   *) echo "usage: scripts/install_packages.sh build|python|checks" >&2; exit 2 ;;
 esac
 

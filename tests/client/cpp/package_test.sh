@@ -11,7 +11,7 @@ cmake --install "$build" --prefix "$work/prefix" --component client >/dev/null
 library=$(find "$work/prefix" -name 'libtroupe-client.so' | head -n 1)
 package_config=$(dirname "$(find "$work/prefix" -name troupe-client.pc)")
 
-cmake -S "$here/package" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_CXX_COMPILER="$compiler" >/dev/null
+cmake -G Ninja -S "$here/package" -B "$work/cmake" -DCMAKE_PREFIX_PATH="$work/prefix" -DCMAKE_CXX_COMPILER="$compiler" >/dev/null
 cmake --build "$work/cmake" >/dev/null
 "$work/cmake/stranger"
 echo "ok: find_package(troupe)"
