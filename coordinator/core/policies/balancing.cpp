@@ -121,7 +121,8 @@ apply_placement exchange_of(const policy_input& input, const std::vector<expert_
                             const load_move& move) {
   apply_placement exchange;
   for (auto [e, from, to] : {std::tuple{move.expert, *move.from, move.to}, {*move.instead_of, move.to, *move.from}}) {
-    auto& placed = exchange.experts.emplace_back(expert_id{layer, e});
+    exchange.experts.push_back({expert_id{layer, e}, {}});
+    auto& placed = exchange.experts.back();
     for (auto n : experts[e].nodes) placed.nodes.push_back(input.nodes[n == from ? to : n].name);
   }
   return exchange;
