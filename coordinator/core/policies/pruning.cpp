@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 
 #include "common/limits.hpp"
-#include "coordinator/core/policies/policy.hpp"
+#include "coordinator/core/policies/missed_experts.hpp"
 
 namespace troupe::coordinator {
 namespace {
@@ -79,24 +79,12 @@ std::vector<proposal> propose_prunes(const policy_input& input, const policy_set
 // the share below which it went, so that what is at the border stays where it is.
 std::vector<proposal> propose_returns(const policy_input& input, const policy_settings& settings) {
   const double return_share = limits::prune_return_factor * settings.prune_share;
-  std::vector<std::pair<expert_id, const expert_load*>> missed;  // by layer
-  for (const auto& layer : input.layers) {
-    if (layer.is_changing) continue;
-    const expert_load* most = nullptr;
-    for (const auto& expert : layer.experts) {
-      if (!expert.may_return || expert.masked_rows < limits::policy_rows_min) continue;
-      if (most == nullptr || expert.masked_share > most->masked_share) most = &expert;
-    }
-    if (most != nullptr && most->masked_share >= return_share)
-      missed.emplace_back(expert_id{layer.id, most->index}, most);
-  }
-  std::ranges::stable_sort(missed, std::ranges::greater{}, [](const auto& item) { return item.second->masked_share; });
   std::vector<proposal> proposals;
-  for (const auto& [expert, load] : missed) {
+  for (const auto& [expert, share, rows] : most_missed(input, &expert_load::may_return, return_share)) {
     proposals.push_back({change_presence{expert, change_presence::verb::restore, false}, "pruning",
                          fmt::format("{:.1f} % of the gate probability of {} rows went to it while it was pruned "
                                      "(brought back from {:.1f} %)",
-                                     100 * load->masked_share, load->masked_rows, 100 * return_share)});
+                                     100 * share, rows, 100 * return_share)});
   }
   return proposals;
 }
