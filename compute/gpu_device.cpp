@@ -20,8 +20,6 @@ namespace {
 
 constexpr std::size_t bus_piece_bytes = limits::mib / 4;
 
-std::size_t aligned(std::size_t bytes) { return (bytes + gpu_alignment - 1) / gpu_alignment * gpu_alignment; }
-
 // A piece of memory that grows. Its content is lost when it does.
 class growing_memory {
  public:
@@ -58,7 +56,7 @@ class growing_memory {
 // Cuts a piece of memory into aligned parts.
 class cutter {
  public:
-  std::size_t take(std::size_t bytes) { return std::exchange(end_, end_ + aligned(bytes)); }
+  std::size_t take(std::size_t bytes) { return std::exchange(end_, end_ + gpu_aligned(bytes)); }
   [[nodiscard]] std::size_t end() const { return end_; }
 
  private:
@@ -124,7 +122,7 @@ class gpu_device final : public device {
             .scratch_bytes = input_.bytes() + result_.bytes() + scratch_.bytes()};
   }
 
-  std::size_t slot_bytes(const model::expert_shape& shape) const override { return aligned(packed(shape).bytes()); }
+  std::size_t slot_bytes(const model::expert_shape& shape) const override { return gpu_aligned(packed(shape).bytes()); }
 
   result<void> reserve(std::uint32_t slots, std::size_t bytes_per_slot) override {
     if (contents_.size() != 0) {
@@ -135,7 +133,7 @@ class gpu_device final : public device {
       return fail(errc::invalid_request, fmt::format("{} slots of {} bytes; use 1 to {} slots", slots, bytes_per_slot,
                                                      limits::device_slots_max));
     }
-    slot_bytes_ = aligned(bytes_per_slot);
+    slot_bytes_ = gpu_aligned(bytes_per_slot);
     auto made = runtime_->allocate(slots * slot_bytes_);
     if (!made) return fail(made.error());
     arena_ = *made;

@@ -25,7 +25,7 @@ gpu_memory_need gpu_memory_of(const model::description& model, dtype type, std::
   std::size_t row_bytes = 0;
   for (const auto& layer : model.layers) {
     const auto bytes = packed_expert::of(layer.shape, type, panel_form::rows).bytes();
-    need.slot_bytes = std::max(need.slot_bytes, (bytes + gpu_alignment - 1) / gpu_alignment * gpu_alignment);
+    need.slot_bytes = std::max(need.slot_bytes, gpu_aligned(bytes));
     row_bytes = std::max(row_bytes, layer.shape.hidden * bytes_per_element(type));
   }
   const auto piece = gpu_pass_bytes(device_bytes);

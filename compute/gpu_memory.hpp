@@ -10,7 +10,10 @@
 
 namespace troupe::compute {
 
-inline constexpr std::size_t gpu_alignment = 256;
+[[nodiscard]] constexpr std::size_t gpu_aligned(std::size_t bytes) {
+  constexpr std::size_t alignment = 256;
+  return (bytes + alignment - 1) / alignment * alignment;
+}
 
 // A batch goes through in passes that need at most about this much beside the slots, in each of two pieces: as much of
 // the device as it can spare, since each pass reads the weights again.

@@ -12,13 +12,6 @@ __device__ inline std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-// -- launches -----------------------------------------------------------------------------------------------------
-
-// A launch that may begin early does so once every block of the one before has called `let_next_launch_begin` (or has
-// ended), and must not look at what that one wrote until `wait_for_previous_launch`.
-__device__ inline void let_next_launch_begin() { asm volatile("griddepcontrol.launch_dependents;" ::: "memory"); }
-__device__ inline void wait_for_previous_launch() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
-
 // -- barriers -----------------------------------------------------------------------------------------------------
 
 __device__ inline void init_barrier(std::uint32_t barrier, unsigned arrivals) {

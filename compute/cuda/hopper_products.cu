@@ -40,13 +40,7 @@ class hopper_kernels final : public hopper_products {
     auto* const h = work.scratch + std::size_t{work.assignments} * form.first_inputs * sizeof(bf16);
     if (auto code = multiply_first(work, tiles, h, stream); code != cudaSuccess) return code;
     if (!form.is_gated) {
-      activate({.form = form,
-                .products = h,
-                .group_of = work.group_of,
-                .slot_of_group = work.slot_of_group,
-                .h = h,
-                .assignments = work.assignments},
-               stream);
+      activate(work, h, h, stream);
       if (auto code = cudaGetLastError(); code != cudaSuccess) return code;
     }
     launch second{.c = reinterpret_cast<bf16*>(work.y), .outputs = form.second_outputs};
@@ -83,16 +77,7 @@ class hopper_kernels final : public hopper_products {
       return cudaErrorInvalidValue;
     }
     const bool gathers = padded(tiles.front().rows) <= gathered_rows_max;
-    if (!gathers) {
-      gather({.type = form.type,
-              .rows = work.rows,
-              .row_of = work.row_of,
-              .x = x,
-              .assignments = work.assignments,
-              .hidden = form.hidden,
-              .stride = form.first_inputs},
-             stream);
-    }
+    if (!gathers) gather(work, x, stream);
     const auto run_as = [&]<finish end>() {
       return gathers ? run<end, true>(first, tiles, stream) : run<end, false>(first, tiles, stream);
     };

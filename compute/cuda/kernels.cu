@@ -28,18 +28,6 @@ __device__ const float* floats_at(const std::byte* slot, std::uint64_t offset) {
 
 unsigned blocks_for(unsigned columns) { return (columns + threads_per_block - 1) / threads_per_block; }
 
-// Early launches: hopper.cuh. Older cards have none.
-__device__ void let_next_launch_begin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ void wait_for_previous_launch() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
 // -- gather -------------------------------------------------------------------------------------------------------
 
 constexpr unsigned gathered_at_once = 4;  // assignments of a block
@@ -66,11 +54,13 @@ __global__ void gather_rows(const T* rows, const std::uint32_t* row_of, T* x, un
   }
 }
 
+// `wide`: elements of the type in a T.
 template <class T>
-void gather_as(const gather_work& work, unsigned hidden, unsigned stride, cudaStream_t stream) {
+void gather_as(const products_work& work, std::byte* x, unsigned wide, cudaStream_t stream) {
   const unsigned blocks = (work.assignments + gathered_at_once - 1) / gathered_at_once;
   gather_rows<<<blocks, threads_per_block, 0, stream>>>(reinterpret_cast<const T*>(work.rows), work.row_of,
-                                                        reinterpret_cast<T*>(work.x), work.assignments, hidden, stride);
+                                                        reinterpret_cast<T*>(x), work.assignments,
+                                                        work.form.hidden / wide, work.form.first_inputs / wide);
 }
 
 // -- activation ---------------------------------------------------------------------------------------------------
@@ -91,6 +81,16 @@ __device__ float activated(float first, float up) {
   }
   return 0.0F;
 }
+
+// Of one launch.
+struct activation_work {
+  expert_form form;
+  const std::byte* products{};              // [A, first_outputs]
+  const std::uint32_t* group_of{};          // [A]
+  const std::byte* const* slot_of_group{};  // [G]
+  std::byte* h{};                           // [A, second_inputs]
+  std::uint32_t assignments{};
+};
 
 // is_gated: model::is_gated(act), which the device cannot call.
 template <class T, model::activation act, bool is_gated>
@@ -253,19 +253,25 @@ void combine_as(const combine_work& work, bool begins_early, cudaStream_t stream
 
 }  // namespace
 
-void gather(const gather_work& work, cudaStream_t stream) {
-  const unsigned element = work.type == dtype::f32 ? 4 : 2;
-  const unsigned wide = sizeof(uint4) / element;
-  if (work.hidden % wide == 0 && work.stride % wide == 0) {
-    return gather_as<uint4>(work, work.hidden / wide, work.stride / wide, stream);
+void gather(const products_work& work, std::byte* x, cudaStream_t stream) {
+  const bool is_f32 = work.form.type == dtype::f32;
+  const auto elements = static_cast<unsigned>(sizeof(uint4) / element_bytes(work.form.type));
+  if (work.form.hidden % elements == 0 && work.form.first_inputs % elements == 0) {
+    return gather_as<uint4>(work, x, elements, stream);
   }
-  if (work.type == dtype::f32) return gather_as<std::uint32_t>(work, work.hidden, work.stride, stream);
-  gather_as<std::uint16_t>(work, work.hidden, work.stride, stream);
+  if (is_f32) return gather_as<std::uint32_t>(work, x, 1, stream);
+  gather_as<std::uint16_t>(work, x, 1, stream);
 }
 
-void activate(const activation_work& work, cudaStream_t stream) {
-  if (work.form.type == dtype::f32) return activate_as<float>(work, stream);
-  activate_as<__nv_bfloat16>(work, stream);
+void activate(const products_work& work, const std::byte* products, std::byte* h, cudaStream_t stream) {
+  const activation_work one{.form = work.form,
+                            .products = products,
+                            .group_of = work.group_of,
+                            .slot_of_group = work.slot_of_group,
+                            .h = h,
+                            .assignments = work.assignments};
+  if (work.form.type == dtype::f32) return activate_as<float>(one, stream);
+  activate_as<__nv_bfloat16>(one, stream);
 }
 
 void combine(const combine_work& work, bool begins_early, cudaStream_t stream) {

@@ -9,29 +9,11 @@ namespace troupe::compute::cuda {
 
 [[nodiscard]] constexpr std::size_t element_bytes(dtype type) { return type == dtype::f32 ? 4 : 2; }
 
-// x[a] = rows[row_of[a]], zeros behind `hidden`.
-struct gather_work {
-  dtype type{dtype::bf16};
-  const std::byte* rows{};        // [R, hidden]
-  const std::uint32_t* row_of{};  // [A]
-  std::byte* x{};                 // [A, stride]
-  std::uint32_t assignments{};
-  std::uint32_t hidden{};
-  std::uint32_t stride{};
-};
-
-// h[a] = act(products of a (+ biases)), zeros behind `width`. Both may be the same memory when not gated.
-struct activation_work {
-  expert_form form;
-  const std::byte* products{};              // [A, first_outputs]
-  const std::uint32_t* group_of{};          // [A]
-  const std::byte* const* slot_of_group{};  // [G]
-  std::byte* h{};                           // [A, second_inputs]
-  std::uint32_t assignments{};
-};
-
-void gather(const gather_work& work, cudaStream_t stream);
-void activate(const activation_work& work, cudaStream_t stream);
+// x[a] = rows[row_of[a]], zeros behind `hidden`: [A, first_inputs].
+void gather(const products_work& work, std::byte* x, cudaStream_t stream);
+// h[a] = act(products of a (+ biases)), zeros behind `width`: products [A, first_outputs], h [A, second_inputs]. Both
+// may be the same memory when not gated.
+void activate(const products_work& work, const std::byte* products, std::byte* h, cudaStream_t stream);
 // begins_early: launch.cuh.
 void combine(const combine_work& work, bool begins_early, cudaStream_t stream);
 

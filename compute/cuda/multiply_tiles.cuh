@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 
 #include "compute/cuda/hopper.cuh"
+#include "compute/cuda/launch.cuh"
 #include "compute/cuda/row_tiles.hpp"
 
 namespace troupe::compute::cuda {
@@ -182,7 +183,7 @@ __device__ void copy_tiles(const launch& work, const shared_memory& memory) {
   for (unsigned stage = 0; stage < work.stages && !weights.is_over(work); ++stage, weights.next(work)) {
     copy_weights(work, memory, weights, bytes_of_rows(weights));
   }
-  hopper::wait_for_previous_launch();
+  wait_for_previous_launch();
   step_cursor rows(work);
   for (unsigned stage = 0; stage < work.stages && !rows.is_over(work); ++stage, rows.next(work)) {
     copy_rows(work, memory, rows);
@@ -386,7 +387,7 @@ __device__ void compute_tile(const launch& work, const shared_memory& memory, co
 template <finish end, bool gathers>
 __global__ void __launch_bounds__(threads, 1) multiply_tiles(const __grid_constant__ launch work) {
   extern __shared__ std::byte dynamic[];
-  hopper::let_next_launch_begin();
+  let_next_launch_begin();
   const shared_memory memory(work, end, dynamic);
   if (threadIdx.x == 0) {
     for (unsigned stage = 0; stage < work.stages; ++stage) {
@@ -399,7 +400,7 @@ __global__ void __launch_bounds__(threads, 1) multiply_tiles(const __grid_consta
   if (threadIdx.x < group_threads) {
     hopper::give_registers_back<56>();
     if constexpr (gathers) {
-      hopper::wait_for_previous_launch();
+      wait_for_previous_launch();
       copy_tiles_gathering(work, memory);
     } else if (threadIdx.x == 0) {
       copy_tiles(work, memory);

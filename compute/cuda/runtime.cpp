@@ -202,23 +202,10 @@ void cuda_runtime::multiply_step_by_step(const products_work& work, cudaStream_t
   auto* const x = work.scratch;
   auto* const products = work.scratch + parts.products;
   auto* const h = work.scratch + parts.h;
-  gather({.type = form.type,
-          .rows = work.rows,
-          .row_of = work.row_of,
-          .x = x,
-          .assignments = work.assignments,
-          .hidden = form.hidden,
-          .stride = form.first_inputs},
-         stream);
+  gather(work, x, stream);
   note(cudaGetLastError(), "gathering rows");
   multiply_groups(work, 0, x, form.first_inputs, products, form.first_outputs);
-  activate({.form = form,
-            .products = products,
-            .group_of = work.group_of,
-            .slot_of_group = work.slot_of_group,
-            .h = h,
-            .assignments = work.assignments},
-           stream);
+  activate(work, products, h, stream);
   note(cudaGetLastError(), "activation");
   multiply_groups(work, form.second_offset, h, form.second_inputs, work.y, form.second_outputs);
 }
