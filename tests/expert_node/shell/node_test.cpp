@@ -99,6 +99,26 @@ class node_test : public ::testing::Test {
     return eventually([&] { return state_of(name, slot) == state; });
   }
 
+  struct two_nodes {
+    std::unique_ptr<expert_node> giver, taker;
+  };
+  // The giver loads the bundle from its files into slot 0, the taker has none and gets it from the giver into slot 3.
+  void fetch_from_peer(two_nodes& nodes) {
+    nodes.giver = start(options("expert-0"));
+    ASSERT_TRUE(eventually([&] { return coordinator.joins() == 1; }));
+    publish_map();
+    order_load(0);
+    ASSERT_TRUE(becomes("expert-0", 0, proto::READY));
+    auto without = options("expert-1");
+    without.model.reset();
+    without.memory_bytes = 4 * limits::mib;
+    nodes.taker = start(std::move(without));
+    ASSERT_TRUE(eventually([&] { return coordinator.joins() == 2; }));
+    publish_map();
+    order_load(3, nodes.giver->peer_address());  // goes to the newest connection
+    ASSERT_TRUE(becomes("expert-1", 3, proto::READY)) << "verified against the digest of the checkpoint's bytes";
+  }
+
   void publish_map() {
     proto::CoordinatorToNode message;
     to_proto(cluster_map{{1}, {1}, "c1", "f", {}, {}}, *message.mutable_map());
@@ -210,20 +230,9 @@ TEST_F(node_test, joins_loads_serves_exactly_and_frees) {
 }
 
 TEST_F(node_test, a_second_node_without_files_fetches_the_bundle_from_the_first) {
-  auto first = start(options("expert-0"));
-  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 1; }));
-  publish_map();
-  order_load(0);
-  ASSERT_TRUE(becomes("expert-0", 0, proto::READY));
-  auto without = options("expert-1");
-  without.model.reset();
-  without.memory_bytes = 4 * limits::mib;
-  auto second = start(std::move(without));
-  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 2; }));
-  publish_map();
-  order_load(3, first->peer_address());  // goes to the newest connection
-  ASSERT_TRUE(becomes("expert-1", 3, proto::READY)) << "verified against the digest of the checkpoint's bytes";
-  auto router = connect_router(*second);
+  two_nodes nodes;
+  ASSERT_NO_FATAL_FAILURE(fetch_from_peer(nodes));
+  auto router = connect_router(*nodes.taker);
   auto sample = must(compute::make_probe(*layout, bundle, dtype::f32));
   EXPECT_EQ(run_row(router, sample.row).second.size(), sample.expected.size());
 }
@@ -231,20 +240,9 @@ TEST_F(node_test, a_second_node_without_files_fetches_the_bundle_from_the_first)
 // A slot holds widened weights, so the first one gives what its files say.
 TEST_F(node_test, quantised_bundles_are_given_from_the_files) {
   use("quantised/deepseek_v3_fp8");
-  auto first = start(options("expert-0"));
-  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 1; }));
-  publish_map();
-  order_load(0);
-  ASSERT_TRUE(becomes("expert-0", 0, proto::READY));
-  auto without = options("expert-1");
-  without.model.reset();
-  without.memory_bytes = 4 * limits::mib;
-  auto second = start(std::move(without));
-  ASSERT_TRUE(eventually([&] { return coordinator.joins() == 2; }));
-  publish_map();
-  order_load(3, first->peer_address());
-  ASSERT_TRUE(becomes("expert-1", 3, proto::READY)) << "verified against the digest of numbers and scales";
-  auto router = connect_router(*second);
+  two_nodes nodes;
+  ASSERT_NO_FATAL_FAILURE(fetch_from_peer(nodes));
+  auto router = connect_router(*nodes.taker);
   auto sample = must(compute::make_probe(*layout, bundle, dtype::f32));
   auto [done, output] = run_row(router, sample.row);
   ASSERT_EQ(output.size(), sample.expected.size());
