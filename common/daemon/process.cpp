@@ -1,6 +1,7 @@
 #include "common/daemon/process.hpp"
 
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -16,6 +17,12 @@ namespace troupe::daemon {
 void set_process_name(std::string_view name) {
   constexpr std::size_t shown_bytes = 15;
   ::prctl(PR_SET_NAME, std::string(name.substr(0, shown_bytes)).c_str());
+}
+
+void yield_to_serving() {
+  constexpr int nicer_by = 5;
+  // "Process 0" is the calling thread on Linux. Becoming nicer needs no right.
+  ::setpriority(PRIO_PROCESS, 0, ::getpriority(PRIO_PROCESS, 0) + nicer_by);
 }
 
 bool notify_service(std::string_view state) {

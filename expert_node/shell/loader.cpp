@@ -16,6 +16,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/daemon/process.hpp"
 #include "common/limits.hpp"
 #include "expert_node/shell/layer_catalog.hpp"
 #include "model/checkpoint.hpp"
@@ -90,6 +91,7 @@ class loader::impl {
 };
 
 void loader::impl::run() {
+  daemon::yield_to_serving();
   while (true) {
     std::variant<load_job, slot_index> job;
     {

@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/daemon/process.hpp"
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
 #include "common/wire/server_socket.hpp"
@@ -90,6 +91,7 @@ class peer_server::impl {
 };
 
 void peer_server::impl::run() {
+  daemon::yield_to_serving();
   wire::poller waiting;
   waiting.add(socket_);
   waiting.add(wake_);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -359,6 +360,17 @@ TEST(process, knows_its_resident_set_and_name) {
               return name == "troupe-expert-0" ? 0 : 1;
             })),
             0);
+}
+
+TEST(process, yields_with_the_calling_thread_only) {
+  const int before = ::getpriority(PRIO_PROCESS, 0);
+  int background = 0;
+  std::thread([&background] {
+    yield_to_serving();
+    background = ::getpriority(PRIO_PROCESS, 0);
+  }).join();
+  EXPECT_EQ(background, std::min(before + 5, 19));
+  EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), before);
 }
 
 }  // namespace
