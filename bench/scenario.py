@@ -1,5 +1,6 @@
 """What the measurements on the demo model share: real text of its three domains, streams of it, held-out loss through a
-cluster, what a cluster says of itself over time, and how that is drawn. Used by bench/pruning and bench/domain_shift.
+cluster, what a cluster says of itself over time, and how that is drawn (bench/pruning, bench/domain_shift). bench/llama_cpp and
+bench/hivemind use its clusters and how it measures memory.
 """
 import http.client
 import json
@@ -152,14 +153,23 @@ def by_layer_and_expert(values, layers, experts):
     return table
 
 
+def numbers(text):
+    """Of an option with commas: "1,8,32" -> [1, 8, 32]."""
+    return [int(number) for number in text.split(",")]
+
+
+def proportional_bytes(pid):
+    """Memory of a process, of what it shares with others its part. 0: it is gone."""
+    try:
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return 1024 * next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+
+
 def resident_bytes(cluster):
     """Proportional set size of the expert nodes' processes."""
-    total = 0
-    for process in cluster.context()["processes"]:
-        if process["role"] == "expert":
-            rollup = Path(f"/proc/{process['pid']}/smaps_rollup").read_text()
-            total += 1024 * next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total
+    return sum(proportional_bytes(process["pid"]) for process in cluster.context()["processes"] if process["role"] == "expert")
 
 
 class Recorder(Clients):

@@ -1,36 +1,29 @@
 """The same model in llama.cpp (one process) and in a Troupe cluster (experts in three other processes), taken in turns.
 
-    compare.py [--bin build/bin] [--rounds 3] [--streams 1,8,32] [--tokens 64] [--prompt 512] [--threads 2]
+    compare.py [--rounds 3] [--streams 1,8,32] [--tokens 64] [--prompt 512] [--threads 2]
 
 Model: random Mixtral type, hidden 1024, 8 layers, 16 heads, 4 KV heads, 32 experts top-4, width 512, vocabulary 4,096,
 432 M parameters, bf16. llama.cpp is asked through llama-cpp-python's C interface: one batch per step, no sampling.
 Troupe is asked over HTTP, greedy, and samples. Prefill: one prompt. Decode: so many streams at once, each with a prompt
 of 16 tokens; the time of the same request with one token is taken off. Prints medians, and the median of the ratios of
-each round.
+each round; at last what one layer's round trip costs, in a cluster of its own (troupe bench layer).
 """
 import argparse
 import json
-import os
-import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import random_mixtral
+from pair import VOCABULARY, checkpoints, cluster_bytes, keep_to_cores, prompt, ratio, start_cluster
+import random_mixtral  # behind pair: it sets the path
+from scenario import machine, numbers, proportional_bytes
+from support.cluster import http_request, run_troupe
 
-VOCABULARY = random_mixtral.CONFIG["vocab_size"]
 DECODE_PROMPT = 16
-
-
-def tokens(count, seed):
-    return [int(t) for t in np.random.default_rng(seed).integers(2, VOCABULARY, count)]
+LAYER_CALLS = 200
 
 
 class LlamaCpp:
@@ -72,80 +65,58 @@ class LlamaCpp:
     def prefill_seconds(self, count, seed):
         self.forget()
         begin = time.perf_counter()
-        self.decode([(t, i, 0, i == count - 1) for i, t in enumerate(tokens(count, seed))])
+        self.decode([(t, i, 0, i == count - 1) for i, t in enumerate(prompt(count, seed))])
         return time.perf_counter() - begin
 
     def decode_seconds(self, streams, count, seed):
         self.forget()
         for s in range(streams):
-            self.decode([(t, i, s, i == DECODE_PROMPT - 1) for i, t in enumerate(tokens(DECODE_PROMPT, seed + s))])
-        following = np.array(tokens(streams * count, seed)).reshape(count, streams)
+            self.decode([(t, i, s, i == DECODE_PROMPT - 1) for i, t in enumerate(prompt(DECODE_PROMPT, seed, s))])
+        following = np.array(prompt(streams * count, seed)).reshape(count, streams)
         begin = time.perf_counter()
         for step in range(count):
             self.decode([(int(following[step, s]), DECODE_PROMPT + step, s, True) for s in range(streams)])
         return time.perf_counter() - begin
 
-    def first_token(self, prompt):
+    def first_token(self, tokens):
         self.forget()
-        self.decode([(t, i, 0, i == len(prompt) - 1) for i, t in enumerate(prompt)])
-        logits = self.c.llama_get_logits_ith(self.context, len(prompt) - 1)
+        self.decode([(t, i, 0, i == len(tokens) - 1) for i, t in enumerate(tokens)])
+        logits = self.c.llama_get_logits_ith(self.context, len(tokens) - 1)
         return int(np.argmax(np.ctypeslib.as_array(logits, (VOCABULARY,))))
 
 
 class Troupe:
     """A cluster of three expert nodes, asked over HTTP."""
 
-    def __init__(self, programs, model, folder, threads):
-        self.troupe = str(pathlib.Path(programs) / "troupe")
-        self.environment = dict(os.environ, TROUPE_DATA_DIR=str(folder))
-        up = subprocess.run([self.troupe, "up", "--model", str(model), "--dtype", "bf16", "--router-threads", str(threads),
-                             "--detach", "-o", "json"], env=self.environment, capture_output=True, text=True)
-        if up.returncode != 0:
-            sys.exit(up.stderr)
-        started = json.loads(up.stdout)
-        self.url, self.processes = started["http"], started["processes"]
+    def __init__(self, cluster):
+        self.url = cluster.http
 
-    def stop(self):
-        subprocess.run([self.troupe, "down"], env=self.environment, capture_output=True)
-
-    def ask(self, prompt, count):
-        body = json.dumps({"prompt": prompt, "max_tokens": count, "temperature": 0, "ignore_eos": True,
-                           "return_token_ids": True}).encode()
-        request = urllib.request.Request(self.url + "/v1/completions", body, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=300) as answer:
-            return json.load(answer)["choices"][0]["token_ids"]
+    def ask(self, tokens, count):
+        body = {"prompt": tokens, "max_tokens": count, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+        status, _, answer = http_request(self.url + "/v1/completions", json.dumps(body).encode(),
+                                         {"Content-Type": "application/json"}, timeout=300)
+        if status != 200:
+            sys.exit(f"error: the router answered {status}: {answer[:300]}")
+        return json.loads(answer)["choices"][0]["token_ids"]
 
     def ask_all(self, prompts, count):
         """Seconds until the last of the answers."""
-        threads = [threading.Thread(target=self.ask, args=(p, count)) for p in prompts]
         begin = time.perf_counter()
-        for t in threads:
-            t.start()
-        for t in threads:
-            t.join()
+        with ThreadPoolExecutor(len(prompts)) as pool:
+            list(pool.map(lambda tokens: self.ask(tokens, count), prompts))
         return time.perf_counter() - begin
 
     def prefill_seconds(self, count, seed):
-        begin = time.perf_counter()
-        self.ask(tokens(count, seed), 1)
-        return time.perf_counter() - begin
+        return self.ask_all([prompt(count, seed)], 1)
 
     def decode_seconds(self, streams, count, seed):
-        prompts = [tokens(DECODE_PROMPT, seed + s) for s in range(streams)]
+        prompts = [prompt(DECODE_PROMPT, seed, s) for s in range(streams)]
         first = self.ask_all(prompts, 1)  # the second time the prompts are in the prefix cache but for one token
         first = min(first, self.ask_all(prompts, 1))
         return self.ask_all(prompts, count + 1) - first
 
-    def first_token(self, prompt):
-        return self.ask(prompt, 1)[0]
-
-    def resident_bytes(self):
-        total = 0
-        for process in self.processes:
-            for line in pathlib.Path(f"/proc/{process['pid']}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    total += int(line.split()[1]) * 1024
-        return total
+    def first_token(self, tokens):
+        return self.ask(tokens, 1)[0]
 
 
 def measure(sides, options):
@@ -164,36 +135,51 @@ def measure(sides, options):
     return figures
 
 
+def layer_round_trips(rows, threads):
+    """[row of `troupe bench layer`] for a layer of this model's shape: what one costs in a cluster and in one process."""
+    c = random_mixtral.CONFIG
+    done = run_troupe("bench", "layer", "--hidden", c["hidden_size"], "--width", c["intermediate_size"], "--experts",
+                      c["num_local_experts"], "--top-k", c["num_experts_per_tok"], "--rows", ",".join(map(str, rows)),
+                      "--threads", threads, "--node-threads", threads, "--calls", LAYER_CALLS, "--no-curve", "-o", "json")
+    if done.returncode != 0:
+        sys.exit(f"error: troupe bench layer failed: {done.stderr}")
+    return json.loads(done.stdout)["items"]
+
+
+def print_figures(figures):
+    print("\n| tokens/s, medians | llama.cpp, one process | Troupe, experts in three other processes | ratio |\n|---|---|---|---|")
+    for name, pairs in figures.items():
+        theirs, ours = (statistics.median(column) for column in zip(*pairs))
+        print(f"| {name} | {theirs:,.0f} | {ours:,.0f} | {ratio(pairs):.2f} |")
+
+
+def print_layers(layers):
+    print("\n| one layer's round trip, ms | p50 | p99 | in one process, p50 | messages |\n|---|---|---|---|---|")
+    for layer in layers:
+        print(f"| {layer['rows']} rows | {layer['cluster_p50_ms']:.2f} | {layer['cluster_p99_ms']:.2f} | "
+              f"{layer['in_process_p50_ms']:.2f} | {layer['messages_per_layer']:.1f} |")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bin", default="build/bin")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 32])
+    parser.add_argument("--streams", type=numbers, default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="troupe-llama-") as folder:
-        folder = pathlib.Path(folder)
-        weights = random_mixtral.make_tensors(1)
-        random_mixtral.write_hugging_face(folder / "model", weights)
-        random_mixtral.write_gguf(folder / "model.gguf", weights)
-        del weights
+    keep_to_cores(options.threads)
+    with checkpoints() as folder:
         llama = LlamaCpp(folder / "model.gguf", options.threads, max(options.streams), 1024)
-        troupe = Troupe(options.bin, folder / "model", folder / "data", options.threads)
-        try:
-            same = sum(llama.first_token(tokens(40, s)) == troupe.first_token(tokens(40, s)) for s in range(20))
-            print(f"greedy next token of 20 prompts: {same} equal")
+        with start_cluster(folder, options.threads) as cluster:
+            troupe = Troupe(cluster)
+            same = sum(llama.first_token(prompt(40, s)) == troupe.first_token(prompt(40, s)) for s in range(20))
+            print(f"{machine()}; greedy next token of 20 prompts: {same} equal")
             figures = measure((llama, troupe), options)
-            print(f"resident: this process with llama.cpp {int(open('/proc/self/statm').read().split()[1]) * 4096 >> 20} MiB, "
-                  f"Troupe's processes {troupe.resident_bytes() >> 20} MiB")
-        finally:
-            troupe.stop()
-    print(f"{'tokens/s, medians':20} {'llama.cpp':>10} {'Troupe':>10} {'ratio':>7}")
-    for name, pairs in figures.items():
-        ratio = statistics.median(ours / theirs for theirs, ours in pairs)
-        theirs, ours = (statistics.median(column) for column in zip(*pairs))
-        print(f"{name:20} {theirs:10.1f} {ours:10.1f} {ratio:7.2f}")
+            print(f"memory: this process with llama.cpp {proportional_bytes('self') >> 20} MiB, "
+                  f"Troupe's processes {cluster_bytes(cluster) >> 20} MiB")
+    print_figures(figures)
+    print_layers(layer_round_trips(options.streams, options.threads))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,16 @@
 """A random Mixtral-type checkpoint, once as Hugging Face files (Troupe) and once as GGUF (llama.cpp): the same weights.
 
 Rows of query and key weights are reordered for GGUF as llama.cpp's converter does it, because its rotary embedding pairs
-neighbours where Hugging Face pairs halves.
+neighbours where Hugging Face pairs halves. The tokenizer is as random as the rest: token 17 is the text " t17", so that every
+token of an answer is a piece of text that can be sent at once.
 """
 import json
-import pathlib
-import struct
 
+import gguf
 import numpy as np
+
+from support import safetensors
+from support.safetensors import narrow
 
 CONFIG = {
     "architectures": ["MixtralForCausalLM"], "model_type": "mixtral", "hidden_size": 1024, "intermediate_size": 512,
@@ -18,21 +21,15 @@ CONFIG = {
 }
 
 
-def to_bf16(values):
-    """f32 array -> u16 array of the same shape, rounded to nearest even."""
-    bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-
-
 def make_tensors(seed):
     """Name (Hugging Face) -> bf16 bits. Scales keep activations near 1 and routing spread."""
     c, rng = CONFIG, np.random.default_rng(seed)
     hidden, width, head = c["hidden_size"], c["intermediate_size"], c["hidden_size"] // c["num_attention_heads"]
 
     def matrix(rows, columns, gain=1.0):
-        return to_bf16(rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(gain / columns**0.5))
+        return narrow(rng.standard_normal((rows, columns), dtype=np.float32) * np.float32(gain / columns**0.5))
 
-    ones = to_bf16(np.ones(hidden, np.float32))
+    ones = narrow(np.ones(hidden, np.float32))
     tensors = {"model.embed_tokens.weight": matrix(c["vocab_size"], hidden, hidden**0.5), "model.norm.weight": ones,
                "lm_head.weight": matrix(c["vocab_size"], hidden)}
     for layer in range(c["num_hidden_layers"]):
@@ -51,19 +48,20 @@ def make_tensors(seed):
     return tensors
 
 
+def words(space):
+    """Text of each token; `space`: how the tokenizer writes a space."""
+    return ["<s>", "</s>"] + [f"{space}t{number}" for number in range(2, CONFIG["vocab_size"])]
+
+
 def write_hugging_face(folder, tensors):
-    folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(CONFIG, indent=1))
-    header, offset = {}, 0
-    for name, bits in tensors.items():
-        header[name] = {"dtype": "BF16", "shape": list(bits.shape), "data_offsets": [offset, offset + bits.nbytes]}
-        offset += bits.nbytes
-    text = json.dumps(header).encode()
-    with open(folder / "model.safetensors", "wb") as out:
-        out.write(struct.pack("<Q", len(text)) + text)
-        for bits in tensors.values():
-            out.write(bits.tobytes())
+    values = {name: safetensors.widen(bits) for name, bits in tensors.items()}
+    (folder / "model.safetensors").write_bytes(safetensors.encode(values, bf16=set(values)))
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "added_tokens": [], "normalizer": None, "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False},
+        "post_processor": None, "decoder": {"type": "ByteLevel"},
+        "model": {"type": "BPE", "vocab": {text: number for number, text in enumerate(words("\u0120"))}, "merges": []}}))
 
 
 def pair_neighbours(bits, heads):
@@ -72,9 +70,19 @@ def pair_neighbours(bits, heads):
     return bits.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
 
-def write_gguf(path, tensors):
-    import gguf
+def add_tokenizer(out):
+    """Only the end is no text: tokens of an answer are counted by their pieces of text, and requests ignore the end."""
+    texts = words("\u2581")
+    out.add_tokenizer_model("llama")
+    out.add_token_list(texts)
+    out.add_token_scores([0.0] * len(texts))
+    out.add_token_types([gguf.TokenType.CONTROL if number == CONFIG["eos_token_id"] else gguf.TokenType.NORMAL
+                         for number in range(len(texts))])
+    out.add_bos_token_id(CONFIG["bos_token_id"])
+    out.add_eos_token_id(CONFIG["eos_token_id"])
 
+
+def write_gguf(path, tensors):
     c = CONFIG
     out = gguf.GGUFWriter(str(path), "llama")
     out.add_context_length(c["max_position_embeddings"])
@@ -89,8 +97,8 @@ def write_gguf(path, tensors):
     out.add_expert_count(c["num_local_experts"])
     out.add_expert_used_count(c["num_experts_per_tok"])
     out.add_vocab_size(c["vocab_size"])
-    out.add_tokenizer_model("none")
     out.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
+    add_tokenizer(out)
 
     def add(name, bits):
         out.add_tensor(name, bits.view(np.uint8).reshape(*bits.shape[:-1], bits.shape[-1] * 2),
