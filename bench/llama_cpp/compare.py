@@ -154,9 +154,9 @@ def print_figures(figures):
 
 
 def print_layers(layers):
-    print("\n| one layer's round trip, ms | p50 | p99 | in one process, p50 | messages |\n|---|---|---|---|---|")
+    print("\n| one layer's round trip, rows | p50, ms | p99, ms | in one process, p50, ms | messages |\n|---|---|---|---|---|")
     for layer in layers:
-        print(f"| {layer['rows']} rows | {layer['cluster_p50_ms']:.2f} | {layer['cluster_p99_ms']:.2f} | "
+        print(f"| {layer['rows']} | {layer['cluster_p50_ms']:.2f} | {layer['cluster_p99_ms']:.2f} | "
               f"{layer['in_process_p50_ms']:.2f} | {layer['messages_per_layer']:.1f} |")
 
 
