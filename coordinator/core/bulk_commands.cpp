@@ -43,8 +43,8 @@ std::uint64_t loads_of(const cluster_state& state, const wish_change& change) {
       change.after.nodes, [&](const node_id& name) { return std::ranges::find(places, name) == places.end(); }));
 }
 
-// A layer goes over as a whole: all its new replicas stand beside the old ones for a moment.
-result<void> check_room(const cluster_state& state, const std::vector<wish_change>& changes) {
+// A layer goes over as a whole when all its new replicas find room beside the old ones, else in batches.
+bool fits_by_layers(const cluster_state& state, const std::vector<wish_change>& changes) {
   struct need {
     std::uint64_t slots{};
     std::uint64_t experts{};
@@ -55,13 +55,22 @@ result<void> check_room(const cluster_state& state, const std::vector<wish_chang
     needed[change.expert.layer].slots += loads;
     needed[change.expert.layer].experts += loads > 0 ? 1 : 0;
   }
-  for (const auto& [layer, of_layer] : needed) {
-    auto free = free_slots(state, of_layer.experts);
-    if (of_layer.slots <= free) continue;
-    return fail(errc::conflict,
-                fmt::format("{} replicas of layer {} are loaded beside those in use and need as many free slots; {} "
-                            "are free; add a node, or give the nodes more slots",
-                            of_layer.slots, to_string(layer), free));
+  return std::ranges::all_of(needed, [&](const auto& item) {
+    const auto& [layer, of_layer] = item;
+    return of_layer.slots <= free_slots(state, of_layer.experts);
+  });
+}
+
+// The smallest batch is one expert.
+result<void> check_room(const cluster_state& state, const std::vector<wish_change>& changes) {
+  const auto free = free_slots(state, 1);
+  for (const auto& change : changes) {
+    const auto loads = loads_of(state, change);
+    if (loads <= free) continue;
+    return fail(errc::conflict, fmt::format("expert {} is loaded beside its replicas in use, which takes a free slot "
+                                            "on each of {} nodes; {} nodes have one; add a node, or give the nodes "
+                                            "more slots",
+                                            to_string(change.expert), loads, free));
   }
   return {};
 }
@@ -76,6 +85,8 @@ result<decision> begin(const cluster_state& state, operation_record operation, c
   // A planned placement has been checked node by node; its moves make room for each other.
   if (operation.kind != operation_kind::apply) {
     if (auto room = check_room(state, operation.changes); !room) return fail(room.error());
+    operation.in_batches = !fits_by_layers(state, operation.changes);
+    if (operation.in_batches) outcome.message += "; a layer goes over in batches where free slots are short";
   }
   operation.number = state.last_operation + 1;
   outcome.operation = operation_name(operation.number);
@@ -313,8 +324,10 @@ result<decision> check(const cluster_state& state, const apply_placement& what) 
   for (const auto& placed : what.experts) {
     auto change = change_of(state, placed);
     if (!change) return fail(change.error());
-    operation.changes.push_back(*std::move(change));
+    if (!(change->after == change->before)) operation.changes.push_back(*std::move(change));
   }
+  if (operation.changes.empty())
+    return nothing_to_do(operation_kind::apply, "the experts are wanted where the plan has them already");
   std::ranges::sort(operation.changes, {}, &wish_change::expert);
   const auto is_same = [](const auto& a, const auto& b) { return a.expert == b.expert; };
   if (auto twice = std::ranges::adjacent_find(operation.changes, is_same); twice != operation.changes.end())

@@ -154,12 +154,16 @@ progress look_at_layer(const cluster_state& state, std::span<const wish_change> 
 }
 
 progress look_at_many(const cluster_state& state, const operation_record& operation) {
-  auto layers = layers_of(operation);
-  auto begun = layers_begun(state, operation, layers);
-  if (begun == 0) return {step::reserve, 0, "the first layer"};
-  auto newest = look_at_layer(state, layers[begun - 1]);
-  if (newest.at == step::complete && begun < layers.size()) newest.at = step::reserve;
-  newest.fraction = (static_cast<double>(begun - 1) + newest.fraction) / static_cast<double>(layers.size());
+  const auto course = course_of(state, operation);
+  if (course.begun == 0) return {step::reserve, 0, "the first layer"};
+  auto newest = look_at_layer(state, course.newest);
+  if (newest.at == step::complete && !course.rest.empty()) {
+    newest.at = step::reserve;
+    newest.detail = "free slots for its next experts";
+  }
+  const auto size = static_cast<double>(course.newest.size());
+  newest.fraction = (static_cast<double>(course.begun) + size * (newest.fraction - 1)) /
+                    static_cast<double>(operation.changes.size());
   return newest;
 }
 
@@ -192,21 +196,6 @@ std::string obstacle_of_replica(const cluster_state& state, const expert_entry& 
   return reason;
 }
 
-// Nothing is being loaded or freed, and nothing is about to be.
-bool is_at_rest(const cluster_state& state) {
-  const auto stays = [&](const node_id& name, const slot_entry& entry) {
-    const auto* expert = state.find(entry.expert);
-    if (expert == nullptr || !is_any<slot_ready, slot_presumed>(entry)) return false;
-    if (entry.version == expert->wish.version) return is_wanted_on(*expert, name);
-    return entry.version == expert->version;
-  };
-  return !publisher::is_writing_map(state) && std::ranges::all_of(state.nodes, [&](const auto& item) {
-    const auto& [name, node] = item;
-    if (!node.is_expert() || !is_member(node)) return true;
-    return std::ranges::all_of(node.slots, [&, &name = name](const auto& slot) { return stays(name, slot.second); });
-  });
-}
-
 // No node could take one more replica of the expert, and nothing is under way that would change that.
 bool has_no_room(const cluster_state& state, const expert_entry& expert) {
   return is_at_rest(state) && std::ranges::all_of(state.nodes, [&](const auto& item) {
@@ -235,6 +224,20 @@ std::string obstacle_of_many(const cluster_state& state, const operation_record&
 }
 
 }  // namespace
+
+bool is_at_rest(const cluster_state& state) {
+  const auto stays = [&](const node_id& name, const slot_entry& entry) {
+    const auto* expert = state.find(entry.expert);
+    if (expert == nullptr || !is_any<slot_ready, slot_presumed>(entry)) return false;
+    if (entry.version == expert->wish.version) return is_wanted_on(*expert, name);
+    return entry.version == expert->version;
+  };
+  return !publisher::is_writing_map(state) && std::ranges::all_of(state.nodes, [&](const auto& item) {
+    const auto& [name, node] = item;
+    if (!node.is_expert() || !is_member(node)) return true;
+    return std::ranges::all_of(node.slots, [&, &name = name](const auto& slot) { return stays(name, slot.second); });
+  });
+}
 
 // Why it can never be completed as things are; empty: it can.
 std::string obstacle(const cluster_state& state, const operation_record& operation) {
@@ -266,31 +269,8 @@ progress look(const cluster_state& state, const operation_record& operation) {
   return operation.changes.empty() ? look_at_one(state, operation) : look_at_many(state, operation);
 }
 
-bool is_layer_complete(const cluster_state& state, std::span<const wish_change> changes) {
+bool are_complete(const cluster_state& state, std::span<const wish_change> changes) {
   return look_at_layer(state, changes).at == step::complete;
-}
-
-std::vector<std::span<const wish_change>> layers_of(const operation_record& operation) {
-  std::vector<std::span<const wish_change>> layers;
-  std::span<const wish_change> rest{operation.changes};
-  while (!rest.empty()) {
-    auto same = [&](const wish_change& change) { return change.expert.layer == rest.front().expert.layer; };
-    auto count = static_cast<std::size_t>(std::ranges::find_if_not(rest, same) - rest.begin());
-    layers.push_back(rest.first(count));
-    rest = rest.subspan(count);
-  }
-  if (operation.cancelling) std::ranges::reverse(layers);
-  return layers;
-}
-
-std::size_t layers_begun(const cluster_state& state, const operation_record& operation,
-                         std::span<const std::span<const wish_change>> layers) {
-  auto is_wished = [&](const wish_change& change) {
-    const auto* expert = state.find(change.expert);
-    return expert == nullptr || expert->wish == (operation.cancelling ? change.before : change.after);
-  };
-  auto next = std::ranges::find_if_not(layers, [&](auto changes) { return std::ranges::all_of(changes, is_wished); });
-  return static_cast<std::size_t>(next - layers.begin());
 }
 
 }  // namespace troupe::coordinator::operations

@@ -1,6 +1,7 @@
 #include "coordinator/core/operations.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include <fmt/format.h>
 
@@ -83,36 +84,38 @@ void advance_expert(cluster_state& state, const operation_record& operation) {
 }
 
 // It cannot go back either: what has not gone back stays as the operation made it.
-void stay(cluster_state& state, const operation_record& operation, std::span<const wish_change> layer,
-          const std::string& why) {
-  auto reason = fmt::format("{}; it could not go back from layer {} on: {}", operation.reason,
-                            to_string(layer.front().expert.layer), why);
+void stay(cluster_state& state, const operation_record& operation, const course& at, const std::string& why) {
+  const auto& layer = (at.newest.empty() ? at.rest : at.newest).front().expert.layer;
+  auto reason = fmt::format("{}; it could not go back from layer {} on: {}", operation.reason, to_string(layer), why);
   auto records = ended(state, operation, operation_state::failed, std::move(reason));
-  for (const auto& change : layer) records.emplace_back(wish_record{change.expert, change.after});
+  for (const auto& change : at.newest) {
+    if (!are_complete(state, {&change, 1})) records.emplace_back(wish_record{change.expert, change.after});
+  }
   state.persist(std::move(records), {});
 }
 
 // The layers one after the other, so that the slots that one needs beside those in use are free again for the next.
 void advance_many(cluster_state& state, const operation_record& operation) {
-  auto layers = layers_of(operation);
-  auto begun = layers_begun(state, operation, layers);
-  bool is_done = begun == 0 || look(state, operation).at == step::complete;
-  if (begun == layers.size() && is_done) {
+  const auto at = course_of(state, operation);
+  const bool goes_on = at.newest.empty() || are_complete(state, at.newest);
+  if (at.rest.empty() && goes_on) {
     auto how = operation.is_failing   ? operation_state::rolled_back
                : operation.cancelling ? operation_state::cancelled
                                       : operation_state::done;
     return end(state, operation, how, operation.reason, false);
   }
-  bool goes_on = begun == 0 || is_layer_complete(state, layers[begun - 1]);
-  if (begun < layers.size() && goes_on) {
-    std::vector<store_record> records{operation};
-    for (const auto& change : layers[begun])
-      records.emplace_back(wish_record{change.expert, operation.cancelling ? change.before : change.after});
-    return state.persist(std::move(records), {});
+  auto reason = goes_on ? "" : obstacle(state, operation);
+  if (goes_on) {
+    auto batch = next_batch(state, operation, at.rest);
+    if (!batch.empty()) {
+      std::vector<store_record> records{operation};
+      std::ranges::move(batch, std::back_inserter(records));
+      return state.persist(std::move(records), {});
+    }
+    if (is_at_rest(state)) reason = "no node has a free slot for any of its next experts";
   }
-  auto reason = obstacle(state, operation);
-  if (reason.empty() || begun == 0) return;
-  if (operation.cancelling) return stay(state, operation, layers[begun - 1], reason);
+  if (reason.empty()) return;
+  if (operation.cancelling) return stay(state, operation, at, reason);
   auto back = operation;
   back.cancelling = back.is_failing = true;
   back.reason = std::move(reason);

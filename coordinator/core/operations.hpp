@@ -37,14 +37,21 @@ struct progress {
 // Why it can never be completed as things are; empty: it can.
 [[nodiscard]] std::string obstacle(const cluster_state& state, const operation_record& operation);
 
-// Of an operation on many experts: its changes layer by layer, in the order in which they are made (or taken back).
-// Valid as long as the operation.
-[[nodiscard]] std::vector<std::span<const wish_change>> layers_of(const operation_record& operation);
-// Of how many of these layers, from the first, the experts have the wishes that they are to have. All but the last of
-// them are complete.
-[[nodiscard]] std::size_t layers_begun(const cluster_state& state, const operation_record& operation,
-                                       std::span<const std::span<const wish_change>> layers);
-[[nodiscard]] bool is_layer_complete(const cluster_state& state, std::span<const wish_change> changes);
+// How far an operation on many experts is in its changes, which are made from the first to the last and taken back from
+// the last to the first, layer by layer. Valid as long as the operation.
+struct course {
+  std::size_t begun{};                  // of how many changes the experts have the wishes that they are to have
+  std::span<const wish_change> newest;  // those of the layer that came last; all before them are complete
+  std::span<const wish_change> rest;    // what this layer still lacks, or the next one; empty: all have begun
+};
+[[nodiscard]] course course_of(const cluster_state& state, const operation_record& operation);
+// The wishes to begin with next, of course::rest: all of them; of an operation in batches as many as find room, best of
+// all where their experts are. Empty: not even one does.
+[[nodiscard]] std::vector<wish_record> next_batch(const cluster_state& state, const operation_record& operation,
+                                                  std::span<const wish_change> rest);
+[[nodiscard]] bool are_complete(const cluster_state& state, std::span<const wish_change> changes);
+// Nothing is being loaded or freed, and nothing is about to be.
+[[nodiscard]] bool is_at_rest(const cluster_state& state);
 
 // The running operation of that expert, also one that is being written; nullptr: none. Valid until the next step.
 [[nodiscard]] const operation_record* running_on(const cluster_state& state, const expert_id& expert);

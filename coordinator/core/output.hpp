@@ -114,6 +114,7 @@ struct operation_record {
   std::vector<wish_change> changes{};  // ordered by expert
   std::string subject{};               // what people call it: the folder, "epoch 12"
   bool is_failing{};                   // cancelling because it cannot be completed
+  bool in_batches{};                   // a layer does not fit in beside what is in use: as much of it at a time as does
   friend bool operator==(const operation_record&, const operation_record&) = default;
 };
 [[nodiscard]] std::string operation_name(std::uint64_t number);

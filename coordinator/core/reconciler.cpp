@@ -280,75 +280,7 @@ void settle(cluster_state& state) {
   state.tell(severity::info, "placement_done", state.settings.cluster_id, "the first placement is complete");
 }
 
-// Where an operator wants it; of an expert that gets another version, where it is.
-std::vector<node_id> places_to_choose(const cluster_state& state, const expert_entry& expert) {
-  auto places = expert.wish.nodes;
-  if (expert.wish.version == expert.version) return places;
-  for (const auto& name : places_of(state, expert.id)) {
-    if (std::ranges::find(places, name) == places.end()) places.push_back(name);
-  }
-  return places;
-}
-
-std::optional<std::uint32_t> group_of(const cluster_state& state, const expert_id& expert) {
-  const auto gate = state.settings.gates.find(expert.layer);
-  if (gate == state.settings.gates.end() || gate->second.num_groups < 2) return std::nullopt;
-  return expert.index / (gate->second.num_experts / gate->second.num_groups);
-}
-
 }  // namespace
-
-planner_input planner_view(const cluster_state& state, const node_id* leaving) {
-  planner_input view;
-  view.replication = state.settings.replication;
-  view.balance_moves_max = limits::balance_moves_max;
-  // It would answer to a state that is about to change, and moves could cross.
-  view.balance = std::ranges::none_of(state.operations, [](const auto& item) {
-    return item.second.state == operation_state::running && item.second.kind != operation_kind::drain;
-  });
-  view.experts.reserve(state.experts.size());
-  for (const auto& expert : state.experts) {
-    auto count = is_present(expert) ? expert.wish.replicas : std::optional(0U);
-    view.experts.push_back({expert.id, 1.0, {}, {}, count, {}, group_of(state, expert.id)});
-  }
-  std::map<node_id, std::uint32_t> index;
-  for (const auto& [name, node] : state.nodes) {
-    if (!node.is_expert() || !is_serving(node)) continue;
-    index.emplace(name, static_cast<std::uint32_t>(view.nodes.size()));
-    bool takes_work = std::holds_alternative<node_serving>(node.life);
-    auto total = node.facts.slots_total;
-    auto used = static_cast<std::uint32_t>(std::min<std::size_t>(node.slots.size(), total));
-    bool accepts = !node.is_draining() && !(leaving != nullptr && name == *leaving);
-    view.nodes.push_back({name, node.facts.zone, total, takes_work ? total - used : 0, accepts});
-  }
-  for (std::size_t e = 0; e < state.experts.size(); ++e) {
-    for (const auto& name : places_to_choose(state, state.experts[e])) {
-      if (auto at = index.find(name); at != index.end()) view.experts[e].chosen.push_back(at->second);
-    }
-  }
-  auto position = [&](const expert_id& id) -> planner_expert* {
-    auto at = std::ranges::lower_bound(view.experts, id, {}, &planner_expert::id);
-    return at != view.experts.end() && at->id == id ? &*at : nullptr;
-  };
-  for (const auto& [name, n] : index) {
-    const auto& node = state.nodes.at(name);
-    for (const auto& [slot, entry] : node.slots) {
-      auto* expert = position(entry.expert);
-      if (!is_replica(entry) || expert == nullptr) continue;
-      // What is served until the layer goes over only takes up its slot.
-      if (entry.version != state.find(entry.expert)->wish.version) continue;
-      planner_replica replica{n, !is_any<slot_ordered, slot_loading>(entry), is_any<slot_retiring>(entry), {}};
-      if (entry.replaces) {
-        if (auto at = index.find(*entry.replaces); at != index.end()) replica.replaces = at->second;
-      }
-      expert->replicas.push_back(replica);
-    }
-    for (const auto& [id, failure] : node.failures) {
-      if (auto* expert = position(id); expert != nullptr && failure.not_before > state.now) expert->avoid.push_back(n);
-    }
-  }
-  return view;
-}
 
 bool all_routers_know(const cluster_state& state, epoch_number epoch) {
   return std::ranges::all_of(state.nodes, [&](const auto& item) {

@@ -1,6 +1,7 @@
 // Versions of weights. An expert is served in one version, the map's; while a refresh is under way it is wanted in
 // another one, which is loaded beside it. A layer goes over as a whole, in one epoch, once every expert of it that is
-// to change has all its replicas: no row ever meets two versions of a layer.
+// wished in another version has all its replicas: no row ever meets two versions of a layer, unless slots are so short
+// that the wishes of a layer change in batches (operations::next_batch).
 #pragma once
 
 #include <optional>
@@ -24,8 +25,8 @@ namespace troupe::coordinator::versions {
 // (troupe-router --pin-streams). Empty: none, or the slot is not on its way out.
 [[nodiscard]] std::vector<node_id> pinned_by(const cluster_state& state, const slot_entry& entry);
 
-// With how many replicas its layer may go over: those that serve now, as far as they are still wanted. 0: of an expert
-// that does not take part.
+// With how many replicas it may go over: those that serve now, as far as they are still wanted. 0: of an expert that
+// does not take part.
 [[nodiscard]] std::size_t replicas_to_flip(const cluster_state& state, const expert_entry& expert);
 // The layers that the next map serves in the wanted versions.
 [[nodiscard]] std::set<layer_id> layers_to_flip(const cluster_state& state);

@@ -184,7 +184,8 @@ std::string to_json(const operation_record& operation) {
               {"why", operation.why},
               {"changes", to_document(operation.changes)},
               {"subject", operation.subject},
-              {"is_failing", operation.is_failing}}
+              {"is_failing", operation.is_failing},
+              {"in_batches", operation.in_batches}}
       .dump();
 }
 
@@ -208,6 +209,7 @@ result<operation_record> operation_from_json(std::uint64_t number, std::string_v
     operation.changes = changes_from(d.value("changes", json::array()));
     operation.subject = d.value("subject", "");
     operation.is_failing = d.value("is_failing", false);
+    operation.in_batches = d.value("in_batches", false);
     return operation;
   });
 }

@@ -29,19 +29,22 @@ class MixtralTwin:
         weights = np.exp(chosen - chosen.max(1, keepdims=True))
         return ids.astype(np.int32), weights / weights.sum(1, keepdims=True)
 
+    def expert_output(self, layer, hidden, experts):
+        """Of each row [T, H] the output of its expert [T], not weighted."""
+        output = np.zeros_like(hidden)
+        for expert in np.unique(experts):
+            rows = experts == expert
+            prefix = f"model.layers.{layer}.block_sparse_moe.experts.{expert}"
+            gate = hidden[rows] @ self.tensors[f"{prefix}.w1.weight"].T
+            up = hidden[rows] @ self.tensors[f"{prefix}.w3.weight"].T
+            act = gate / (1 + np.exp(-gate)) * up
+            output[rows] = act @ self.tensors[f"{prefix}.w2.weight"].T
+        return output
+
     def compute(self, layer, hidden, masked=()):
         """The routed output, which for Mixtral is the whole block."""
         ids, weights = self.choose(layer, hidden, masked)
-        output = np.zeros_like(hidden)
-        for expert in range(self.experts):
-            rows, place = np.nonzero(ids == expert)
-            if len(rows):
-                prefix = f"model.layers.{layer}.block_sparse_moe.experts.{expert}"
-                gate = hidden[rows] @ self.tensors[f"{prefix}.w1.weight"].T
-                up = hidden[rows] @ self.tensors[f"{prefix}.w3.weight"].T
-                act = gate / (1 + np.exp(-gate)) * up
-                output[rows] += weights[rows, place][:, None] * (act @ self.tensors[f"{prefix}.w2.weight"].T)
-        return output
+        return sum(weights[:, i, None] * self.expert_output(layer, hidden, ids[:, i]) for i in range(self.top_k))
 
 
 class RandomMixtral(MixtralTwin):

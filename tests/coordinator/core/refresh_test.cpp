@@ -3,64 +3,12 @@
 #include <gtest/gtest.h>
 
 #include "coordinator/core/operations.hpp"
-#include "tests/coordinator/core/core_harness.hpp"
+#include "tests/coordinator/core/refresh_harness.hpp"
 
 namespace troupe::coordinator::testing {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr std::uint32_t experts_per_layer = 3;
-
-cluster_settings two_layers(std::uint32_t replication = 1) {
-  auto settings = settings_of(0, replication, 2);
-  for (std::uint32_t layer = 0; layer < 2; ++layer) {
-    for (std::uint32_t e = 0; e < experts_per_layer; ++e) settings.experts.push_back({{layer_id::of(layer), e}, 100});
-    settings.gates[layer_id::of(layer)].num_experts = experts_per_layer;
-    settings.gates[layer_id::of(layer)].top_k = 1;
-  }
-  return settings;
-}
-
-core_harness two_nodes(std::uint32_t slots = 8, durable_state durable = {}) {
-  core_harness h(two_layers(), std::move(durable));
-  for (const char* name : {"a", "b"}) h.add_expert_node(name, slots);
-  h.add_router("r");
-  h.converge();
-  return h;
-}
-
-// A folder in which the experts with these indices have other weights, in every layer.
-refresh_weights from_folder(std::set<std::uint32_t> others, std::uint8_t content = 7) {
-  refresh_weights refresh{"/next", std::nullopt, false};
-  for (std::uint32_t layer = 0; layer < 2; ++layer) {
-    for (std::uint32_t e = 0; e < experts_per_layer; ++e) {
-      auto digest = digest_of(e);
-      if (others.contains(e)) digest[31] = std::byte{content};
-      refresh.found->push_back({{layer_id::of(layer), e}, digest});
-    }
-  }
-  return refresh;
-}
-
-// "1 2 1 | 1 1 1": the versions that the published map serves.
-std::string served(const core_harness& h) {
-  std::string text;
-  for (const auto& expert : h.state().published->experts) {
-    if (expert.id.index == 0 && !text.empty()) text += "| ";
-    text += fmt::format("{} ", expert.version.value);
-    for (const auto& replica : expert.replicas) EXPECT_EQ(replica.version, expert.version);
-    EXPECT_FALSE(expert.replicas.empty()) << to_string(expert.id) << " is unroutable";
-  }
-  if (!text.empty()) text.pop_back();
-  return text;
-}
-
-const operation_record& newest(const core_harness& h) { return h.state().operations.rbegin()->second; }
-std::size_t slots_used(const core_harness& h) {
-  return h.state().nodes.at({"a"}).slots.size() + h.state().nodes.at({"b"}).slots.size();
-}
-std::string why(const result<command_outcome>& answer) { return answer ? "" : answer.error().message; }
 
 TEST(refresh, a_layer_goes_over_as_a_whole_and_the_next_one_after_it) {
   auto h = two_nodes();
@@ -283,16 +231,6 @@ TEST(refresh, what_is_wrong_with_the_folder_is_the_answer) {
   EXPECT_EQ(answer.error().code, errc::corrupt);
   EXPECT_TRUE(h.state().operations.empty());
   EXPECT_TRUE(h.state().sources.empty());
-}
-
-TEST(refresh, needs_room_for_a_whole_layer_beside_the_old_one) {
-  auto h = two_nodes(4);
-  EXPECT_THAT(
-      why(h.command(from_folder({0, 1, 2}))),
-      HasSubstr("3 replicas of layer 0 are loaded beside those in use and need as many free slots; 2 are free"));
-  ASSERT_TRUE(h.command(from_folder({0, 1})));
-  h.converge();
-  EXPECT_EQ(served(h), "2 2 1 | 2 2 1");
 }
 
 TEST(refresh, a_full_disk_refuses_it) {

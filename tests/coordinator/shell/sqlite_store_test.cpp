@@ -98,7 +98,7 @@ operation_record some_operation(std::uint64_t number) {
   operation.from = {{"expert-0"}, {"expert-1"}};
   operation.replicas_before = operation.replicas_after = 2;
   operation.before = {3U, {{"expert-0"}}, true};
-  operation.cancelling = true;
+  operation.cancelling = operation.in_batches = true;
   operation.who = "admin:me";
   operation.since_unix_ms = 1'700'000'000'123;
   operation.reason = "expert-2 is lost";
