@@ -72,6 +72,9 @@ result<std::string> info_desk::from_map(info_kind kind, const std::string& layer
 }
 
 std::string info_desk::status_from_map(const std::string& notice) const {
+  auto nodes = json::array({{{"name", "coordinator"}, {"role", "coordinator"}, {"state", "lost"}}});
+  for (const auto& node : map_->nodes)
+    nodes.push_back({{"name", node.name.value}, {"role", to_string(node.role)}, {"state", to_string(node.state)}});
   std::size_t most = 0;
   for (const auto& layer : plan_.layers()) most = std::max<std::size_t>(most, layer.num_experts);
   return dump({{"cluster_id", map_->cluster_id},
@@ -84,9 +87,10 @@ std::string info_desk::status_from_map(const std::string& notice) const {
                  {"family", self_.model->family},
                  {"layers", plan_.layers().size()},
                  {"experts_per_layer", most}}},
-               {"nodes", map_->nodes.size()},
+               {"nodes", std::move(nodes)},
                {"unroutable_experts", map_->unroutable_experts()},
-               {"operations_running", nullptr}});
+               {"operations_running", nullptr},
+               {"reasons", json::array({notice})}});
 }
 
 std::string info_desk::nodes_from_map(const std::string& notice) const {

@@ -136,6 +136,8 @@ def test_without_a_coordinator_a_router_answers(start_cluster):
     assert done.returncode == 0 and "coordinator" in done.stderr
     status = json.loads(done.stdout)
     assert status["state"] == "degraded" and status["epoch"] == before["epoch"]
+    assert {node["name"]: node["state"] for node in status["nodes"]} == {"coordinator": "lost", "expert-0": "serving"}
+    assert "coordinator lost since" in status["reasons"][0]
     assert "expert-0" in cluster.run("node", "list", "-o", "name").stdout.split()
     assert len(cluster.experts()) == 16
     # What only the coordinator can do is refused, and so is everything when nobody is left.

@@ -312,7 +312,9 @@ TEST_F(router_over_sockets, a10_questions_go_to_the_coordinator_and_fall_back_on
   publish({{"expert-0"}});
   client_->send(envelope);
   EXPECT_THAT(client_->receive().envelope.info().json(),
-              AllOf(HasSubstr("\"notice\":\"coordinator lost since"), HasSubstr("\"epoch\":1")));
+              AllOf(HasSubstr("\"reasons\":[\"coordinator lost since"), HasSubstr("\"epoch\":1"),
+                    HasSubstr("\"name\":\"coordinator\",\"role\":\"coordinator\",\"state\":\"lost\""),
+                    HasSubstr("\"name\":\"expert-0\",\"role\":\"expert\",\"state\":\"serving\"")));
   envelope.mutable_info()->set_kind(proto::EXPERTS);
   envelope.mutable_info()->set_layer("77");
   client_->send(envelope);
