@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <numeric>
 #include <thread>
 
 #include "cli/ports.hpp"
@@ -244,14 +245,24 @@ std::uint32_t expert_count_of(const model::description& model) {
   return static_cast<std::uint32_t>(count);
 }
 
-result<std::uint32_t> choose_slots(const cluster_options& options, std::uint32_t experts, std::uint64_t slot_bytes,
-                                   const machine_facts& machine) {
+std::vector<std::uint32_t> experts_by_layer(const model::description& model) {
+  std::vector<std::uint32_t> experts;
+  for (const auto& layer : model.layers) experts.push_back(static_cast<std::uint32_t>(layer.experts.size()));
+  return experts;
+}
+
+result<std::uint32_t> choose_slots(const cluster_options& options, const std::vector<std::uint32_t>& experts,
+                                   std::uint64_t slot_bytes, const machine_facts& machine) {
   const std::uint64_t nodes = options.expert_nodes;
   const std::uint64_t survivors = std::max<std::uint64_t>(1, nodes - 1);
-  const std::uint64_t replicas = std::uint64_t{experts} * options.replication;
+  const auto all = std::accumulate(experts.begin(), experts.end(), std::uint64_t{0});
+  const std::uint64_t largest = experts.empty() ? 0 : *std::max_element(experts.begin(), experts.end());
+  const std::uint64_t replicas = all * options.replication;
   const std::uint64_t needed = ceil_div(replicas, nodes);
-  // No node ever holds an expert twice, so it never needs more slots than there are experts.
-  const std::uint64_t wanted = std::min<std::uint64_t>(ceil_div(replicas, survivors), experts);
+  // No node ever holds a version of an expert twice, so it never needs more slots than there are experts.
+  const std::uint64_t after_a_loss = std::min(ceil_div(replicas, survivors), all);
+  const std::uint64_t in_a_refresh = ceil_div(replicas + largest * options.replication, nodes);
+  const std::uint64_t wanted = std::max(after_a_loss, in_a_refresh);
   if (options.slots != 0) {
     if (options.slots >= needed) return options.slots;
     return fail(errc::invalid_request,

@@ -27,10 +27,14 @@ struct machine_facts {
 [[nodiscard]] std::uint64_t slot_bytes_of(const model::description& model, const std::string& dtype);
 [[nodiscard]] std::uint32_t expert_count_of(const model::description& model);
 
-// Slots per expert node: as many as let the survivors of one lost node hold every replica, within 80 % of the memory.
+[[nodiscard]] std::vector<std::uint32_t> experts_by_layer(const model::description& model);
+
+// Slots per expert node: as many as let the survivors of one lost node hold every replica, and as a refresh needs that
+// loads the largest layer anew beside all that serves; within 80 % of the memory. `experts`: of each layer.
 // out_of_memory with the numbers when not even the replicas themselves fit.
-[[nodiscard]] result<std::uint32_t> choose_slots(const cluster_options& options, std::uint32_t experts,
-                                                 std::uint64_t slot_bytes, const machine_facts& machine);
+[[nodiscard]] result<std::uint32_t> choose_slots(const cluster_options& options,
+                                                 const std::vector<std::uint32_t>& experts, std::uint64_t slot_bytes,
+                                                 const machine_facts& machine);
 
 // Values that can never be right together: invalid_request.
 [[nodiscard]] result<void> check_options(const cluster_options& options);

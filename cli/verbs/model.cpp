@@ -252,7 +252,7 @@ result<exit_code> plan(const session& s, const plan_request& request) {
   const std::uint64_t slot_bytes = slot_bytes_of(model, options.dtype);
   const std::uint64_t least =
       (std::uint64_t{experts} * options.replication + options.expert_nodes - 1) / options.expert_nodes;
-  const auto slots = choose_slots(options, experts, slot_bytes, this_machine());
+  const auto slots = choose_slots(options, experts_by_layer(model), slot_bytes, this_machine());
   json items = json::array();
   for (std::uint32_t i = 0; i < options.expert_nodes; ++i) {
     items.push_back({{"node", fmt::format("expert-{}", i)},

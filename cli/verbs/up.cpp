@@ -173,7 +173,7 @@ result<cluster_context> plan_fresh(const fs::path& data_dir, const up_request& r
   const auto programs = program_folder();
   if (!programs) return fail(programs.error());
   inputs.programs = *programs;
-  const auto slots = choose_slots(options, expert_count_of(model.description),
+  const auto slots = choose_slots(options, experts_by_layer(model.description),
                                   slot_bytes_of(model.description, options.dtype), machine);
   if (!slots) return fail(slots.error());
   inputs.slots = *slots;
@@ -369,7 +369,8 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->type_name("HOST:PORT");
   verb.add_option("--threads", options.threads, "per expert node; 0: the cores shared out [0]")
       ->check(CLI::Range(0, 1024));
-  verb.add_option("--slots", options.slots, "experts that one node can hold; 0: as many as survivors need [0]");
+  verb.add_option("--slots", options.slots,
+                  "experts that one node can hold; 0: as many as a loss or a refresh needs [0]");
   verb.add_option("--router-threads", options.router_threads, "per router; 0: all cores [0]")
       ->check(CLI::Range(0, 1024));
   verb.add_option("--kv-memory", options.kv_memory, "keys and values of running texts, per router [chosen]")

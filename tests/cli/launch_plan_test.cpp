@@ -137,22 +137,30 @@ TEST(launch_plan, only_the_first_router_gets_the_address_that_was_asked_for) {
   EXPECT_NE(plan->routers[1].http, plan->routers[0].http);
 }
 
+const std::vector<std::uint32_t> four_layers{4, 4, 4, 4};
+
 TEST(launch_plan, slots_let_survivors_hold_everything) {
   cluster_options options;  // 3 nodes
-  EXPECT_EQ(choose_slots(options, 16, 1000, big_machine), 8U);
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 8U);
   options.replication = 2;
-  EXPECT_EQ(choose_slots(options, 16, 1000, big_machine), 16U);
-  options.replication = 3;
-  EXPECT_EQ(choose_slots(options, 16, 1000, big_machine), 16U) << "no node holds an expert twice";
-  options = {.expert_nodes = 1};
-  EXPECT_EQ(choose_slots(options, 16, 1000, big_machine), 16U);
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 16U);
+}
+
+TEST(launch_plan, slots_let_a_refresh_load_a_layer_beside_all_that_serves) {
+  cluster_options options{.expert_nodes = 1};
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 20U);
+  EXPECT_EQ(choose_slots(options, {2, 9, 5}, 1000, big_machine), 25U) << "the largest layer";
+  options = {.expert_nodes = 8};
+  EXPECT_EQ(choose_slots(options, {16, 16}, 1000, big_machine), 6U);
+  options = {.expert_nodes = 3, .replication = 3};
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 20U);
 }
 
 TEST(launch_plan, slots_keep_within_the_memory) {
   const cluster_options options;
   // 80 % of 22,500 bytes are 18 slots of 1,000 for three nodes: six each, the eight that are wanted do not fit.
-  EXPECT_EQ(choose_slots(options, 16, 1000, {2, 22'500}), 6U);
-  const auto too_little = choose_slots(options, 16, 1000, {2, 18'000});
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, {2, 22'500}), 6U);
+  const auto too_little = choose_slots(options, four_layers, 1000, {2, 18'000});
   ASSERT_FALSE(too_little);
   EXPECT_EQ(too_little.error().code, errc::out_of_memory);
   EXPECT_THAT(too_little.error().message, HasSubstr("--replication"));
@@ -161,11 +169,11 @@ TEST(launch_plan, slots_keep_within_the_memory) {
 TEST(launch_plan, slots_that_were_asked_for_must_suffice) {
   cluster_options options;
   options.slots = 5;
-  const auto too_few = choose_slots(options, 16, 1000, big_machine);
+  const auto too_few = choose_slots(options, four_layers, 1000, big_machine);
   ASSERT_FALSE(too_few);
   EXPECT_THAT(too_few.error().message, HasSubstr("--slots 6"));
   options.slots = 40;
-  EXPECT_EQ(choose_slots(options, 16, 1000, big_machine), 40U);
+  EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 40U);
 }
 
 // faults.md C13
