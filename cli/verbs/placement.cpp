@@ -102,7 +102,10 @@ void add_placement_verbs(verb_registry& verbs) {
       verbs.verb(noun, "rollback", "Back to where the experts were in an earlier epoch, and in which versions.",
                  "  troupe placement rollback 12 --dry-run\n  troupe placement rollback 12",
                  [back](const session& s) { return roll_back(s, *back); });
-  rolling.add_option("epoch", back->epoch, "see troupe placement history")->required()->type_name("EPOCH");
+  rolling.add_option("epoch", back->epoch, "see troupe placement history")
+      ->required()
+      ->type_name("EPOCH")
+      ->check(CLI::NonNegativeNumber);
   add_duration(rolling, "--timeout", back->timeout, "how long to wait [30m]");
 }
 

@@ -31,7 +31,7 @@ result<std::string> folder_to_read(const session& s, const std::string& given) {
     folder = cluster->model;
   }
   std::error_code failure;
-  const auto absolute = std::filesystem::weakly_canonical(folder, failure);
+  const auto absolute = std::filesystem::weakly_canonical(std::filesystem::absolute(folder, failure), failure);
   if (failure) return fail(errc::not_found, fmt::format("{}: {}", printable(folder.string()), failure.message()));
   return absolute.string();
 }
@@ -164,8 +164,10 @@ void add_refresh_verbs(verb_registry& verbs) {
                  "  troupe refresh schedule -o json",
                  [timing](const session& s) { return schedule(s, *timing); });
   add_duration(scheduling, "--every", timing->every, "how often, from 1s on; 0: no longer");
-  scheduling.add_option("--every-batches", timing->every_batches,
-                        "also when so many batches went through the busiest layer [0: does not matter]");
+  scheduling
+      .add_option("--every-batches", timing->every_batches,
+                  "also when so many batches went through the busiest layer [0: does not matter]")
+      ->check(CLI::NonNegativeNumber);
   scheduling.add_option("--max-moves", timing->moves_max,
                         "replicas that change places each time, in the most uneven layers [0]");
   scheduling.add_option("--from", timing->folder, "as for refresh now [the model's own folder]")->type_name("DIR");

@@ -55,6 +55,13 @@ result<const node_entry*> target_node(const cluster_state& state, const node_id&
   return &node;
 }
 
+// The same command a second time.
+bool is_there_already(const cluster_state& state, const migrate_expert& what, const std::vector<node_id>& places) {
+  const auto target = state.nodes.find(what.to);
+  if (what.from || target == state.nodes.end() || !takes_work(target->second)) return false;
+  return places.size() == 1 && places.front() == what.to;
+}
+
 result<node_id> source_of(const cluster_state& state, const migrate_expert& what, const std::vector<node_id>& places) {
   if (places.empty()) {
     return fail(errc::conflict,
@@ -135,6 +142,14 @@ result<const expert_entry*> free_expert(const cluster_state& state, const expert
 result<decision> check(const cluster_state& state, const migrate_expert& what) {
   auto expert = present_expert(state, what.expert);
   if (!expert) return fail(expert.error());
+  auto places = places_of(state, what.expert);
+  if (is_there_already(state, what, places)) {
+    auto outcome = answer("migrate", what.expert);
+    outcome.node = what.to;
+    outcome.state = "done";
+    outcome.message = fmt::format("expert {} is on {} already", to_string(what.expert), what.to.value);
+    return decision{std::move(outcome), {}};
+  }
   auto target = target_node(state, what.to, what.expert);
   if (!target) return fail(target.error());
   if ((*expert)->wish.pinned) {
@@ -142,7 +157,6 @@ result<decision> check(const cluster_state& state, const migrate_expert& what) {
                 fmt::format("expert {} is pinned to {}; unpin it first: troupe expert unpin {}", to_string(what.expert),
                             names((*expert)->wish.nodes), to_string(what.expert)));
   }
-  auto places = places_of(state, what.expert);
   auto source = source_of(state, what, places);
   if (!source) return fail(source.error());
   auto operation = operation_on(state, **expert, operation_kind::migrate, places);

@@ -122,8 +122,8 @@ class Operator:
         """Of a migrate that has just begun; it may be too late."""
         expert, to = self._expert_and_target()
         started, refused = self._do("expert", "migrate", expert, "--to", to, "--no-wait", refusals=("already", "pinned"))
-        if refused:
-            return "cancel: migrate refused"
+        if refused or not started["operation"]:
+            return "cancel: nothing to migrate"
         self._do("op", "cancel", started["operation"], "--no-wait", refusals=("is done",))
         return f"cancel: migrate {self._end_of(self.cluster.json('op', 'watch', started['operation']), 'done', 'cancelled')}"
 

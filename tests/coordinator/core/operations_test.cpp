@@ -325,7 +325,6 @@ TEST(operations, bad_commands_are_refused_at_once) {
       {"unknown layer", replicate_expert{{layer_id::of(7), 0}, 1, false}, errc::not_found, "no MoE layer"},
       {"unknown node", migrate_expert{expert(0), {"z"}, {}, false}, errc::not_found, "there are a, b, c"},
       {"router", migrate_expert{expert(0), {"r"}, {}, false}, errc::invalid_request, "router"},
-      {"has it", migrate_expert{expert(0), {"a"}, {}, false}, errc::conflict, "already"},
       {"drained", migrate_expert{expert(0), {"c"}, {}, false}, errc::conflict, "draining"},
       {"no slot", migrate_expert{expert(0), {"small"}, {}, false}, errc::conflict, "slots"},
       {"not there", migrate_expert{expert(0), {"b"}, node_id{"c"}, false}, errc::conflict, "it is on a"},
@@ -343,6 +342,23 @@ TEST(operations, bad_commands_are_refused_at_once) {
     EXPECT_EQ(answer.error().code, bad.code) << bad.what << ": " << answer.error().message;
     EXPECT_NE(answer.error().message.find(bad.says), std::string::npos) << bad.what << ": " << answer.error().message;
   }
+}
+
+// faults.md A3
+TEST(operations, a_migrate_to_where_the_expert_is_has_been_done) {
+  auto h = three_nodes(3);
+  auto to = elsewhere(h, 0);
+  ASSERT_TRUE(h.command(migrate_expert{expert(0), {to}, std::nullopt, false}));
+  auto during = h.command(migrate_expert{expert(0), {to}, std::nullopt, false});
+  ASSERT_FALSE(during);
+  EXPECT_EQ(during.error().code, errc::conflict);
+  h.converge();
+  auto again = h.command(migrate_expert{expert(0), {to}, std::nullopt, false});
+  ASSERT_TRUE(again) << why(again);
+  EXPECT_EQ(again->state, "done");
+  EXPECT_EQ(again->operation, "");
+  EXPECT_NE(again->message.find("already"), std::string::npos) << again->message;
+  EXPECT_EQ(h.state().operations.size(), 1U);
 }
 
 TEST(operations, a_pinned_expert_is_not_migrated) {
