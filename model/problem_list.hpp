@@ -10,7 +10,7 @@
 
 namespace troupe::model {
 
-// Text from a file made fit for a message: control characters replaced, at most 160 bytes.
+// Text from a file made fit for a message: control characters and bytes that are no UTF-8 replaced, at most 160 bytes.
 [[nodiscard]] std::string printable(std::string_view text);
 
 class problem_list {

@@ -8,6 +8,7 @@
 #include <iterator>
 
 #include "model/checkpoint.hpp"
+#include "model/problem_list.hpp"
 #include "tests/model/family_models.hpp"
 
 namespace troupe::model::test {
@@ -54,6 +55,21 @@ TEST(checkpoint_c2, a_file_that_shrinks_after_it_was_opened_gives_an_error) {
     EXPECT_THAT(read.error().message, HasSubstr("model.safetensors"));
   }
   EXPECT_GT(failures, 0);
+}
+
+TEST(checkpoint_c6, bytes_of_a_config_that_are_no_text_do_not_reach_the_terminal) {
+  temporary_folder folder;
+  folder.write("config.json", "\xff\xfe{\0");
+  const auto message = open_error(folder.path());
+  EXPECT_THAT(message, AllOf(HasSubstr("config.json: not valid JSON"), Not(HasSubstr("\xff"))));
+}
+
+TEST(printable, keeps_characters_whole_and_replaces_what_is_none) {
+  EXPECT_EQ(printable("caf\xc3\xa9 \xe6\x97\xa5 \xf0\x9f\x98\x80"), "caf\xc3\xa9 \xe6\x97\xa5 \xf0\x9f\x98\x80");
+  EXPECT_EQ(printable("\x1b[31m\n\x7f"), "?[31m??");
+  EXPECT_EQ(printable("\xff|\xc3|\xc0\xaf|\xed\xa0\x80|\x80"), "?|?|??|???|?");
+  const std::string cut(159, 'a');
+  EXPECT_EQ(printable(cut + "\xc3\xa9"), cut + "?...") << "a character that is cut through";
 }
 
 // -- C3: shards and their index ---------------------------------------------------------------------------------------
