@@ -112,7 +112,10 @@ void read_sampling(field_reader& fields, const served_model& model, sampling_set
   // -1 is how vLLM's clients say "all".
   const auto* top_k = fields.take("top_k");
   if (top_k != nullptr && *top_k != -1) into.top_k = static_cast<std::uint32_t>(fields.whole("top_k", 0, INT32_MAX, 0));
-  into.seed = fields.whole("seed", INT64_MIN, INT64_MAX, into.seed);
+  // All 64 bits: clients are told seeds as unsigned numbers, and may send negative ones.
+  const auto* seed = fields.take("seed");
+  into.seed = seed != nullptr && seed->is_number_unsigned() ? seed->get<std::uint64_t>()
+                                                            : fields.whole("seed", INT64_MIN, INT64_MAX, into.seed);
   read_logit_bias(fields, model, into);
 }
 

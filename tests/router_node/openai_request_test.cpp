@@ -122,6 +122,17 @@ TEST_F(openai_requests, prompts_come_in_four_forms) {
   EXPECT_THAT(prompts("[[1], [2, 3]]").at(1).tokens, ElementsAre(2, 3));
 }
 
+TEST_F(openai_requests, a_seed_may_use_all_64_bits) {
+  const auto seed = [this](const std::string& text) {
+    const auto read = read_completion(model_, fmt::format(R"({{"prompt": [1], "seed": {}}})", text), arrival_);
+    return read ? read->settings.sampling.seed : 0;
+  };
+  EXPECT_EQ(seed("9223372036854775808"), 9223372036854775808U);
+  EXPECT_EQ(seed("18446744073709551615"), 18446744073709551615U);
+  EXPECT_EQ(seed("-1"), 18446744073709551615U) << "the same, as signed numbers have it";
+  EXPECT_EQ(seed("18446744073709551616"), 0U) << "refused";
+}
+
 TEST_F(openai_requests, choices_have_seeds_of_their_own) {
   const auto jobs = jobs_of(*read_completion(model_, R"({"prompt": [[1], [2]], "n": 2, "seed": 5})", arrival_));
   ASSERT_EQ(jobs.size(), 4U);
