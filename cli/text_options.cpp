@@ -7,6 +7,7 @@
 #include <iostream>
 
 #include "cli/terminal.hpp"
+#include "common/limits.hpp"
 
 namespace troupe::cli {
 
@@ -14,13 +15,19 @@ void add_text_options(CLI::App& verb, text_options& options) {
   auto& to = options.generate;
   verb.add_option("--max-tokens", to.max_tokens, "of the answer [what the context has room for]")
       ->check(CLI::PositiveNumber);
-  verb.add_option("--temperature", to.temperature, "0: always the likeliest token [1]")->check(CLI::NonNegativeNumber);
+  verb.add_option("--temperature", to.temperature, "0: always the likeliest token [1]")
+      ->check(CLI::Range(0.0, limits::temperature_max));
   verb.add_option("--top-k", to.top_k, "choose among so many tokens; 0: all [0]");
-  verb.add_option("--top-p", to.top_p, "choose among the likeliest that have this share together [1]");
-  verb.add_option("--min-p", to.min_p, "choose among those that have this share of the likeliest one's [0]");
-  verb.add_option("--repetition-penalty", to.repetition_penalty, "above 1: fewer tokens of prompt and answer [1]");
-  verb.add_option("--presence-penalty", to.presence_penalty, "above 0: fewer tokens of the answer [0]");
-  verb.add_option("--frequency-penalty", to.frequency_penalty, "the same, by how often they came [0]");
+  verb.add_option("--top-p", to.top_p, "choose among the likeliest that have this share together [1]")
+      ->check(CLI::Range(1e-6, 1.0));
+  verb.add_option("--min-p", to.min_p, "choose among those that have this share of the likeliest one's [0]")
+      ->check(CLI::Range(0.0, 1.0));
+  verb.add_option("--repetition-penalty", to.repetition_penalty, "above 1: fewer tokens of prompt and answer [1]")
+      ->check(CLI::Range(limits::repetition_penalty_min, limits::repetition_penalty_max));
+  verb.add_option("--presence-penalty", to.presence_penalty, "above 0: fewer tokens of the answer [0]")
+      ->check(CLI::Range(-limits::added_penalty_max, limits::added_penalty_max));
+  verb.add_option("--frequency-penalty", to.frequency_penalty, "the same, by how often they came [0]")
+      ->check(CLI::Range(-limits::added_penalty_max, limits::added_penalty_max));
   verb.add_option("--logit-bias", options.logit_bias, "added to a token's logit")->type_name("ID:BIAS");
   verb.add_option("--seed", to.seed, "the same seed, the same text [a new one]");
   verb.add_option("--stop", to.stop, "end before this text; may be given several times")

@@ -82,15 +82,17 @@ result<exit_code> generate(const session& s, const generate_request& request) {
   options->is_wanted = [&] { return !stop.is_there(); };
   const bool streams = s.prints_pages();
   std::vector<client::token> tokens;
+  bool has_text = false;
   const auto prompt = prompt_of(request);
   const auto summary = guarded<client::generate_summary>([&] {
     return cluster->generate(prompt, *options, [&](const client::token& token) {
+      has_text = true;
       if (streams) print_text(token.text);
       if (!streams) tokens.push_back(token);
       return !stop.is_there();
     });
   });
-  if (streams) print_text("\n");
+  if (streams && (summary || has_text)) print_text("\n");
   if (!summary) return fail(summary.error());
   if (summary->approximate_tokens > 0) {
     print_note(fmt::format("{} of {} tokens are approximate: experts were missing", summary->approximate_tokens,

@@ -82,6 +82,10 @@ def test_generate_reads_standard_input_and_speaks_to_chat_models(routers, tmp_pa
     (["generate", "x", "--logit-bias", "7"], 2, "--logit-bias 7: write a token id"),
     (["generate", "x", "--system", "y"], 2, "--system needs --chat"),
     (["generate", "x", "--temprature", "1"], 2, "--temperature"),
+    (["generate", "x", "--temperature", "2.5"], 2, "--temperature"),
+    (["generate", "x", "--top-p", "0"], 2, "--top-p"),
+    (["generate", "x", "--repetition-penalty", "11"], 2, "--repetition-penalty"),
+    (["chat", "--presence-penalty", "-3"], 2, "--presence-penalty"),
     (["generate", "x"], 3, "no cluster"),
     (["chat"], 3, "no cluster"),
 ])
@@ -97,7 +101,7 @@ def test_errors_of_the_cluster_have_their_exit_status(routers, tmp_path):
 
     routers(refuse)
     done = run(tmp_path, "generate", "once")
-    assert (done.returncode, done.stderr) == (4, "error: 200 requests wait; retry later\n")
+    assert (done.returncode, done.stdout, done.stderr) == (4, "", "error: 200 requests wait; retry later\n")
 
 
 @pytest.mark.fault("P3")
