@@ -159,7 +159,9 @@ void share_seconds(double seconds, const batch& work, std::span<group_report> re
   }
 }
 
-std::string processor_name() {
+namespace {
+
+std::string read_processor_name() {
   unsigned words[12] = {};
   for (unsigned leaf = 0; leaf < 3; ++leaf) {
     unsigned* part = words + leaf * 4;
@@ -168,6 +170,14 @@ std::string processor_name() {
   char text[sizeof words + 1] = {};
   std::memcpy(text, words, sizeof words);
   return text;
+}
+
+}  // namespace
+
+// Read once: each CPUID instruction leaves a virtual machine, which takes tens of microseconds.
+const std::string& processor_name() {
+  static const std::string name = read_processor_name();
+  return name;
 }
 
 result<void> check_options(const cpu_options& options) {

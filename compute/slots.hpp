@@ -80,7 +80,7 @@ struct batch_rows {
 void share_seconds(double seconds, const batch& work, std::span<group_report> reports);
 
 // "Intel(R) Xeon(R) Processor" as the system names it, or "x86-64 processor".
-[[nodiscard]] std::string processor_name();
+[[nodiscard]] const std::string& processor_name();
 
 [[nodiscard]] result<void> check_options(const cpu_options& options);
 

@@ -51,7 +51,9 @@ host_started expert_host_state::start() {
   memory_ = std::make_shared<device_memory>(*device_);
   slots_ = std::make_unique<slot_table>(size->slots);
   layouts_.resize(size->slots);
-  return {host_facts{memory_, device_->info(), size->slots, size->bytes_per_slot}};
+  const auto facts = device_->info();
+  type_ = facts.type;
+  return {host_facts{memory_, facts, size->slots, size->bytes_per_slot}};
 }
 
 // -- calls --------------------------------------------------------------------------------------------------------
@@ -164,9 +166,8 @@ result<void> expert_host_state::run_on_device(std::vector<call_handle>& calls) {
   auto work = merged.view(shape);
   std::vector<compute::group_report> reports(work.groups.size());
   if (auto done = device_->run(work, reports); !done) return done;
-  const auto own = device_->info().type;
   for (auto& rows : converted) {
-    convert(own, rows.output.data(), rows.call->type, rows.call->output, std::size_t{rows.call->rows} * shape.hidden);
+    convert(type_, rows.output.data(), rows.call->type, rows.call->output, std::size_t{rows.call->rows} * shape.hidden);
   }
   count(merged, reports);
   keep_rows(merged, shape.hidden);
@@ -175,16 +176,15 @@ result<void> expert_host_state::run_on_device(std::vector<call_handle>& calls) {
 
 void expert_host_state::add_call(merged_batch& merged, expert_call& call, std::vector<converted_rows>& converted,
                                  const model::expert_shape& shape) {
-  const auto own = device_->info().type;
   const auto* input = call.input;
   auto* output = call.output;
-  if (call.type != own) {
+  if (call.type != type_) {
     const auto elements = std::size_t{call.rows} * call.hidden;
     auto& rows = converted.emplace_back();
     rows.call = &call;
-    rows.input.resize(elements * bytes_per_element(own));
+    rows.input.resize(elements * bytes_per_element(type_));
     rows.output.resize(rows.input.size());
-    convert(call.type, call.input, own, rows.input.data(), elements);
+    convert(call.type, call.input, type_, rows.input.data(), elements);
     input = rows.input.data();
     output = rows.output.data();
   }
@@ -213,7 +213,7 @@ void expert_host_state::count(const merged_batch& merged, const std::vector<comp
 
 void expert_host_state::keep_rows(const merged_batch& merged, std::size_t hidden) {
   const auto now = settings_.now();
-  const auto bytes = hidden * bytes_per_element(device_->info().type);
+  const auto bytes = hidden * bytes_per_element(type_);
   for (std::size_t g = 0; g < merged.groups().size(); ++g) {
     const auto& expert = merged.groups()[g].expert;
     if (live_rows_.wants(expert, now)) live_rows_.keep(expert, merged.first_row_of(g, bytes), now);

@@ -86,6 +86,7 @@ class expert_host_state {
 
   expert_host_settings settings_;
   std::unique_ptr<compute::device> device_;
+  dtype type_{};               // of the device: asked for once, its full description costs as much as a call
   std::optional<error> lost_;  // set: there was a device, and calls are refused with this
   std::shared_ptr<device_memory> memory_;
   std::unique_ptr<slot_table> slots_;
