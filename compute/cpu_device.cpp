@@ -1,7 +1,6 @@
 // The CPU device: packed experts in an arena, products by the fastest kernel of the processor (product.hpp).
 #include <algorithm>
 #include <chrono>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -9,14 +8,15 @@
 #include "compute/device.hpp"
 #include "compute/expert_engine.hpp"
 #include "compute/slots.hpp"
+#include "compute/work_team.hpp"
 
 namespace troupe::compute {
 namespace {
 
 class cpu_device final : public device {
  public:
-  cpu_device(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads)
-      : slots_(kernel->type(), kernel->form()), engine_(std::move(kernel), threads) {}
+  cpu_device(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team)
+      : slots_(kernel->type(), kernel->form()), engine_(std::move(kernel), std::move(team)) {}
 
   device_info info() const override {
     return {.name = "cpu",
@@ -87,12 +87,9 @@ result<std::unique_ptr<device>> make_cpu_device(const cpu_options& options) {
   if (auto fine = check_options(options); !fine) return fail(fine.error());
   auto kernel = make_product_kernel(options.type);
   if (!kernel) return fail(kernel.error());
-  try {
-    return std::make_unique<cpu_device>(*kernel, options.threads);
-  } catch (const std::system_error& problem) {
-    return fail(errc::out_of_memory, fmt::format("{} compute threads could not be started: {}; use fewer --threads",
-                                                 options.threads, problem.what()));
-  }
+  auto team = work_team::start(options.threads, "a device");
+  if (!team) return fail(team.error());
+  return std::make_unique<cpu_device>(*kernel, std::move(*team));
 }
 
 }  // namespace troupe::compute

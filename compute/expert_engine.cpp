@@ -73,9 +73,6 @@ struct expert_engine::worker_state {
   const first_task* gathered_for{};
 };
 
-expert_engine::expert_engine(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads)
-    : expert_engine(std::move(kernel), std::make_shared<work_team>(threads)) {}
-
 expert_engine::expert_engine(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team)
     : kernel_(std::move(kernel)),
       team_(std::move(team)),

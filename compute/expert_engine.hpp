@@ -42,9 +42,7 @@ struct engine_batch {
 
 class expert_engine {
  public:
-  // With a team of its own. @pre threads is 1 .. limits::device_threads_max
-  expert_engine(std::shared_ptr<const product_kernel> kernel, std::uint32_t threads);
-  // With one that others use, too, from the same thread.
+  // Others may use the team, too, from the same thread.
   expert_engine(std::shared_ptr<const product_kernel> kernel, std::shared_ptr<work_team> team);
   ~expert_engine();
 

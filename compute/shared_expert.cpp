@@ -3,7 +3,6 @@
 #include <cmath>
 #include <cstring>
 #include <optional>
-#include <system_error>
 #include <vector>
 
 #include <fmt/format.h>
@@ -68,23 +67,6 @@ float sigmoid_of_product(const float* x, const std::vector<float>& gate) {
 }
 
 }  // namespace
-
-result<shared_expert> shared_expert::make(const shared_expert_weights& weights, std::uint32_t hidden,
-                                          std::uint32_t width, model::activation act, dtype type,
-                                          std::uint32_t threads) {
-  if (threads == 0 || threads > limits::device_threads_max) {
-    return fail(errc::invalid_request,
-                fmt::format("a shared expert with {} threads; use 1 to {}", threads, limits::device_threads_max));
-  }
-  std::shared_ptr<work_team> team;
-  try {
-    team = std::make_shared<work_team>(threads);
-  } catch (const std::system_error& problem) {
-    return fail(errc::out_of_memory, fmt::format("{} threads for a shared expert could not be started: {}; use fewer",
-                                                 threads, problem.what()));
-  }
-  return make(weights, hidden, width, act, type, std::move(team));
-}
 
 result<shared_expert> shared_expert::make(const shared_expert_weights& weights, std::uint32_t hidden,
                                           std::uint32_t width, model::activation act, dtype type,

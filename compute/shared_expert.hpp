@@ -24,11 +24,8 @@ struct shared_expert_weights {
 
 class shared_expert {
  public:
-  // Kept and computed in `type` (f32 or bf16; sums are f32). invalid_request when sizes do not fit.
-  [[nodiscard]] static result<shared_expert> make(const shared_expert_weights& weights, std::uint32_t hidden,
-                                                  std::uint32_t width, model::activation act, dtype type,
-                                                  std::uint32_t threads);
-  // With a team that others use, too, from the same thread.
+  // Kept and computed in `type` (f32 or bf16; sums are f32). Others may use the team, too, from the same thread.
+  // invalid_request when sizes do not fit.
   [[nodiscard]] static result<shared_expert> make(const shared_expert_weights& weights, std::uint32_t hidden,
                                                   std::uint32_t width, model::activation act, dtype type,
                                                   std::shared_ptr<work_team> team);

@@ -8,6 +8,7 @@
 
 #include "compute/device.hpp"
 #include "compute/shared_expert.hpp"
+#include "compute/work_team.hpp"
 #include "model/checkpoint.hpp"
 
 namespace troupe::router {
@@ -22,7 +23,7 @@ struct layer_weights {
 };
 
 result<compute::shared_expert> read_shared(const model::checkpoint& checkpoint, const model::moe_layer& layer,
-                                           dtype type, std::uint32_t threads) {
+                                           dtype type, std::shared_ptr<compute::work_team> team) {
   const auto& names = *layer.shared;
   std::vector<float> tensors[4];
   const std::string* wanted[4] = {&names.gate, &names.up, &names.down, &names.sigmoid_gate};
@@ -39,11 +40,11 @@ result<compute::shared_expert> read_shared(const model::checkpoint& checkpoint, 
   }
   return compute::shared_expert::make(
       {.gate = tensors[0], .up = tensors[1], .down = tensors[2], .sigmoid_gate = tensors[3]}, layer.shape.hidden,
-      names.width, names.act, type, threads);
+      names.width, names.act, type, std::move(team));
 }
 
 result<layer_weights> read_layer(const model::checkpoint& checkpoint, const model::moe_layer& layer, dtype type,
-                                 std::uint32_t threads) {
+                                 const std::shared_ptr<compute::work_team>& team) {
   auto gate = checkpoint.read_gate(layer.gate);
   if (!gate) return fail(gate.error());
   auto product =
@@ -51,7 +52,7 @@ result<layer_weights> read_layer(const model::checkpoint& checkpoint, const mode
   if (!product) return fail(product.error());
   layer_weights weights{layer.gate, std::nullopt, std::move(*product), std::move(gate->correction_bias), std::nullopt};
   if (layer.shared) {
-    auto shared = read_shared(checkpoint, layer, type, threads);
+    auto shared = read_shared(checkpoint, layer, type, team);
     if (!shared) return fail(shared.error());
     weights.shared.emplace(std::move(*shared));
   }
@@ -71,9 +72,11 @@ result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint
                                                          std::uint32_t threads, const model::group_limit& limit) {
   auto gates = model::limit_groups(checkpoint.model(), limit);
   if (!gates) return fail(gates.error());
+  auto team = compute::work_team::start(threads, "shared experts");
+  if (!team) return fail(team.error());
   auto made = std::make_unique<state>();
   for (const auto& layer : checkpoint.model().layers) {
-    auto weights = read_layer(checkpoint, layer, type, threads);
+    auto weights = read_layer(checkpoint, layer, type, *team);
     if (!weights) return fail(weights.error());
     if (limit.groups != 0) weights->limited = (*gates)[made->layers.size()];
     made->layers.push_back(std::move(*weights));

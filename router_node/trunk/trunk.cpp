@@ -2,7 +2,6 @@
 
 #include <cassert>
 #include <new>
-#include <system_error>
 
 #include <fmt/format.h>
 
@@ -39,10 +38,6 @@ trunk::~trunk() = default;
 bool trunk::is_supported(const model::description& model) { return model::has_trunk(model.family); }
 
 result<std::unique_ptr<trunk>> trunk::make(const model::checkpoint& checkpoint, const trunk_options& options) {
-  if (options.threads == 0 || options.threads > limits::device_threads_max) {
-    return fail(errc::invalid_request,
-                fmt::format("a trunk with {} threads; use 1 to {}", options.threads, limits::device_threads_max));
-  }
   auto description = checkpoint.trunk();
   if (!description) return fail(description.error());
   auto kernel = compute::make_product_kernel(options.type);
@@ -53,17 +48,12 @@ result<std::unique_ptr<trunk>> trunk::make(const model::checkpoint& checkpoint, 
                                  .head_dim = description->head_dim},
                                 options.kv_bytes);
   if (!memory) return fail(memory.error());
-  std::shared_ptr<compute::work_team> team;
-  try {
-    team = std::make_shared<compute::work_team>(options.threads);
-  } catch (const std::system_error& problem) {
-    return fail(errc::out_of_memory, fmt::format("{} threads for the trunk could not be started: {}; use fewer",
-                                                 options.threads, problem.what()));
-  }
-  auto weights = read_trunk_weights(checkpoint, *description, *kernel, team);
+  auto team = compute::work_team::start(options.threads, "a trunk");
+  if (!team) return fail(team.error());
+  auto weights = read_trunk_weights(checkpoint, *description, *kernel, *team);
   if (!weights) return fail(weights.error());
   return std::unique_ptr<trunk>(new trunk(std::make_unique<state>(std::move(*description), std::move(*weights),
-                                                                  std::move(*memory), std::move(team), options.type)));
+                                                                  std::move(*memory), std::move(*team), options.type)));
 }
 
 std::uint32_t trunk::layers() const { return static_cast<std::uint32_t>(state_->description.blocks.size()); }

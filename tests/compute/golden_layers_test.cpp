@@ -110,7 +110,8 @@ void add_shared(const model::checkpoint& source, const model::moe_layer& layer, 
   auto down = value_of(source.read_f32(layer.shared->down));
   auto sigmoid_gate = read_optional(source, layer.shared->sigmoid_gate);
   auto shared = value_of(shared_expert::make({.gate = gate, .up = up, .down = down, .sigmoid_gate = sigmoid_gate},
-                                             layer.shape.hidden, layer.shared->width, layer.shared->act, type, 1));
+                                             layer.shape.hidden, layer.shared->width, layer.shared->act, type,
+                                             *work_team::start(1, "a test")));
   check(shared.add_to(hidden.data(), static_cast<std::uint32_t>(hidden.size() / layer.shape.hidden), sums.data()));
 }
 

@@ -22,7 +22,7 @@ TEST(shared_expert, is_added_under_its_sigmoid_gate) {
       auto down = narrowed(sample.down);
       auto sigmoid_gate = with_gate ? random_values(shape.hidden, 9) : std::vector<float>{};
       auto made = shared_expert::make({.gate = gate, .up = up, .down = down, .sigmoid_gate = sigmoid_gate},
-                                      shape.hidden, shape.width, shape.act, type, 2);
+                                      shape.hidden, shape.width, shape.act, type, *work_team::start(2, "a test"));
       ASSERT_TRUE(made) << made.error().message;
       EXPECT_GE(made->bytes(), 3U * 100 * 150 * bytes_per_element(type));
       for (std::uint32_t rows : {1U, 40U}) {
@@ -48,13 +48,12 @@ TEST(shared_expert, is_added_under_its_sigmoid_gate) {
 
 TEST(shared_expert, refuses_sizes_that_do_not_fit) {
   std::vector<float> weights(12);
-  auto make = [&](shared_expert_weights w, std::uint32_t threads) {
-    return shared_expert::make(w, 4, 3, model::activation::swiglu, dtype::f32, threads);
+  auto make = [&](shared_expert_weights w) {
+    return shared_expert::make(w, 4, 3, model::activation::swiglu, dtype::f32, *work_team::start(1, "a test"));
   };
-  EXPECT_TRUE(make({.gate = weights, .up = weights, .down = weights, .sigmoid_gate = {}}, 1));
-  EXPECT_FALSE(make({.gate = {}, .up = weights, .down = weights, .sigmoid_gate = {}}, 1));
-  EXPECT_FALSE(make({.gate = weights, .up = weights, .down = weights, .sigmoid_gate = weights}, 1));
-  EXPECT_FALSE(make({.gate = weights, .up = weights, .down = weights, .sigmoid_gate = {}}, 0));
+  EXPECT_TRUE(make({.gate = weights, .up = weights, .down = weights, .sigmoid_gate = {}}));
+  EXPECT_FALSE(make({.gate = {}, .up = weights, .down = weights, .sigmoid_gate = {}}));
+  EXPECT_FALSE(make({.gate = weights, .up = weights, .down = weights, .sigmoid_gate = weights}));
 }
 
 }  // namespace
