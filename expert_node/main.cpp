@@ -122,6 +122,7 @@ void bound_allocator() {
 }
 
 int run(int argc, const char* const* argv) {
+  daemon::take_duty(daemon::thread_duty::messages);  // of every thread that takes no other
   bound_allocator();
   auto signals = daemon::stop_signals::install();
   if (!signals) return daemon::complain(signals.error());

@@ -77,6 +77,7 @@ void keep_freed_memory() {
 }
 
 int run(int argc, const char* const* argv) {
+  daemon::take_duty(daemon::thread_duty::messages);  // of every thread that takes no other
   auto signals = daemon::stop_signals::install();
   if (!signals) return daemon::complain(signals.error());
   router_flags flags;

@@ -9,9 +9,16 @@ namespace troupe::daemon {
 // What `ps` and `top` show for the calling thread (the first 15 bytes count).
 void set_process_name(std::string_view name);
 
-// For work that may wait while tokens are computed: from here on the calling thread, and those that it starts, give way to
-// threads that serve (nice 5: a third of their weight on a busy core).
-void yield_to_serving();
+// What a thread does, for the scheduler: where messages wait behind computing, a busy machine idles for want of them.
+enum class thread_duty : std::uint8_t {
+  messages,    // awake for microseconds: gets a busy CPU at once (slice 0.1 ms)
+  computing,   // awake for milliseconds: gives way to messages (slice 4 ms)
+  background,  // loads experts: has a third of their weight, too (nicer by 5)
+};
+
+// For the calling thread and those that it starts from here on. Needs no right. Slices have an effect from Linux 6.12
+// on; a system that refuses leaves the thread as it is.
+void take_duty(thread_duty duty);
 
 // Tells systemd, when it is there (NOTIFY_SOCKET): "READY=1", "STOPPING=1", "STATUS=...". Without it nothing happens.
 // false when it is there and could not be told.

@@ -91,7 +91,7 @@ class loader::impl {
 };
 
 void loader::impl::run() {
-  daemon::yield_to_serving();
+  daemon::take_duty(daemon::thread_duty::background);
   while (true) {
     std::variant<load_job, slot_index> job;
     {

@@ -14,6 +14,7 @@
 #include <caf/send.hpp>
 
 #include "common/daemon/actors.hpp"
+#include "common/daemon/process.hpp"
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/node/coordinator_link.hpp"
@@ -210,7 +211,10 @@ result<void> expert_node::impl::open_keys() {
 result<void> expert_node::impl::start_host() {
   expert_host_settings settings;
   const compute::cpu_options device{choose_type(options_, checkpoint_.get()), options_.threads};
-  settings.make_device = [this, device] { return make_device(options_, device); };
+  settings.make_device = [this, device] {
+    daemon::take_duty(daemon::thread_duty::computing);  // of the host's thread and the device's
+    return make_device(options_, device);
+  };
   settings.size_arena = [this](const compute::device& on) {
     const auto available = on.info().free_bytes.value_or(available_memory_bytes());
     return plan_arena({options_.slots, options_.memory_bytes, available},

@@ -91,7 +91,7 @@ class peer_server::impl {
 };
 
 void peer_server::impl::run() {
-  daemon::yield_to_serving();
+  daemon::take_duty(daemon::thread_duty::background);
   wire::poller waiting;
   waiting.add(socket_);
   waiting.add(wake_);

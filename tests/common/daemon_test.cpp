@@ -362,15 +362,22 @@ TEST(process, knows_its_resident_set_and_name) {
             0);
 }
 
-TEST(process, yields_with_the_calling_thread_only) {
-  const int before = ::getpriority(PRIO_PROCESS, 0);
+TEST(process, duties_are_of_the_calling_thread_and_those_it_starts) {
+  const auto niceness = [] { return ::getpriority(PRIO_PROCESS, 0); };
+  const int before = niceness();
   int background = 0;
-  std::thread([&background] {
-    yield_to_serving();
-    background = ::getpriority(PRIO_PROCESS, 0);
+  int started_by_it = 0;
+  std::thread([&] {
+    take_duty(thread_duty::background);
+    background = niceness();
+    std::thread([&] { started_by_it = niceness(); }).join();
   }).join();
   EXPECT_EQ(background, std::min(before + 5, 19));
-  EXPECT_EQ(::getpriority(PRIO_PROCESS, 0), before);
+  EXPECT_EQ(started_by_it, background);
+  for (const auto duty : {thread_duty::messages, thread_duty::computing}) {
+    take_duty(duty);
+    EXPECT_EQ(niceness(), before);
+  }
 }
 
 }  // namespace
