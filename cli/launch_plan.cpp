@@ -239,6 +239,10 @@ std::uint64_t slot_bytes_of(const model::description& model, const std::string& 
   return largest;
 }
 
+std::uint32_t default_threads(std::uint32_t cores, std::uint32_t expert_nodes) {
+  return std::max(std::min(cores, 2U), cores / expert_nodes);
+}
+
 std::uint32_t expert_count_of(const model::description& model) {
   std::size_t count = 0;
   for (const auto& layer : model.layers) count += layer.experts.size();

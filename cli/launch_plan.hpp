@@ -22,6 +22,10 @@ struct machine_facts {
 };
 [[nodiscard]] machine_facts this_machine();
 
+// Of each expert node: the cores shared out, but two where there are two. A node of one thread leaves the other cores
+// idle whenever a call needs several of its experts and the other nodes are done.
+[[nodiscard]] std::uint32_t default_threads(std::uint32_t cores, std::uint32_t expert_nodes);
+
 // Bytes that one expert of the model's largest shape takes in a slot, padding included. `dtype`: auto counts as the
 // wider of what it may become.
 [[nodiscard]] std::uint64_t slot_bytes_of(const model::description& model, const std::string& dtype);

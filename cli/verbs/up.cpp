@@ -168,7 +168,7 @@ result<cluster_context> plan_fresh(const fs::path& data_dir, const up_request& r
   inputs.run_dir = data_dir / "run";
   inputs.model = model.folder;
   inputs.model_fingerprint = model.description.fingerprint;
-  inputs.threads = options.threads != 0 ? options.threads : std::max(1U, machine.cores / options.expert_nodes);
+  inputs.threads = options.threads != 0 ? options.threads : default_threads(machine.cores, options.expert_nodes);
   inputs.router_threads = options.router_threads != 0 ? options.router_threads : machine.cores;
   const auto programs = program_folder();
   if (!programs) return fail(programs.error());
@@ -367,7 +367,7 @@ void add_cluster_options(CLI::App& verb, cluster_options& options) {
       ->check(CLI::IsMember({"ipc", "tcp"}));
   verb.add_option("--http", options.http, "address of the first router's HTTP server; port 0: a free one [127.0.0.1:0]")
       ->type_name("HOST:PORT");
-  verb.add_option("--threads", options.threads, "per expert node; 0: the cores shared out [0]")
+  verb.add_option("--threads", options.threads, "per expert node; 0: the cores shared out, two or more each [0]")
       ->check(CLI::Range(0, 1024));
   verb.add_option("--slots", options.slots,
                   "experts that one node can hold; 0: as many as a loss or a refresh needs [0]");

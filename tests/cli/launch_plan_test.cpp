@@ -139,6 +139,13 @@ TEST(launch_plan, only_the_first_router_gets_the_address_that_was_asked_for) {
 
 const std::vector<std::uint32_t> four_layers{4, 4, 4, 4};
 
+TEST(launch_plan, nodes_share_the_cores_but_have_two_where_there_are_two) {
+  EXPECT_EQ(default_threads(1, 3), 1U);
+  EXPECT_EQ(default_threads(2, 3), 2U);
+  EXPECT_EQ(default_threads(4, 3), 2U);
+  EXPECT_EQ(default_threads(64, 3), 21U);
+}
+
 TEST(launch_plan, slots_let_survivors_hold_everything) {
   cluster_options options;  // 3 nodes
   EXPECT_EQ(choose_slots(options, four_layers, 1000, big_machine), 8U);
