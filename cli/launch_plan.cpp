@@ -300,6 +300,9 @@ result<void> check_options(const cluster_options& options) {
                     "--expert-nodes {} or a smaller --replication",
                     options.replication, options.replication, options.replication));
   }
+  if (const auto http = parse_host_port(options.http); !http) {
+    return fail(errc::invalid_request, fmt::format("--http: {}", http.error().message));
+  }
   if (options.link_gpus && options.device != "cuda") {
     return fail(errc::invalid_request, "--link-gpus needs GPUs; give --device cuda, or leave it out");
   }

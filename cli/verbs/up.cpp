@@ -17,6 +17,7 @@
 #include "cli/terminal.hpp"
 #include "model/checkpoint.hpp"
 #include "model/gating.hpp"
+#include "model/manifest.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -61,6 +62,8 @@ result<opened_model> open_model(const fs::path& folder) {
   }
   auto opened = model::checkpoint::open(absolute);
   if (!opened) return fail(opened.error());
+  // The expert nodes compare with it, and would not start.
+  if (auto manifest = model::read_manifest(absolute, opened->model()); !manifest) return fail(manifest.error());
   return opened_model{absolute, opened->model()};
 }
 

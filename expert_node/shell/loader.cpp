@@ -78,6 +78,7 @@ class loader::impl {
   [[nodiscard]] result<found_bundle> fetch(const load_job& job);
   [[nodiscard]] result<found_bundle> fetch_linked(const load_job& job, const peer_source& peer);
   [[nodiscard]] result<found_bundle> fetch_from(const load_job& job, const peer_source& peer, peer_fetch& transfer);
+  [[nodiscard]] std::optional<sha256_digest> expected_digest(const load_job& job) const;
   [[nodiscard]] result<void> verify(const load_job& job, found_bundle& found);
 
   loader_settings settings_;
@@ -284,13 +285,21 @@ result<found_bundle> loader::impl::fetch_from(const load_job& job, const peer_so
   return fail(right.error());
 }
 
+// What every replica has; before there is a first one, what the checkpoint's manifest says of the model's own version.
+std::optional<sha256_digest> loader::impl::expected_digest(const load_job& job) const {
+  if (job.expected || !job.folder.empty() || !settings_.manifest) return job.expected;
+  const auto listed = settings_.manifest->digests.find(job.content.expert);
+  return listed == settings_.manifest->digests.end() ? std::nullopt : std::optional{listed->second};
+}
+
 result<void> loader::impl::verify(const load_job& job, found_bundle& found) {
   found.digest = model::digest_of(found.bytes->bytes());
-  if (!job.expected || *job.expected == found.digest) return {};
+  const auto expected = expected_digest(job);
+  if (!expected || *expected == found.digest) return {};
   counters.digest_mismatches.add();
   return fail(errc::corrupt, fmt::format("expert {} from {} has SHA-256 {}, expected {}; it is not served",
                                          to_string(job.content.expert), found.source, model::to_hex(found.digest),
-                                         model::to_hex(*job.expected)));
+                                         model::to_hex(*expected)));
 }
 
 // -----------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "common/error.hpp"
 #include "common/http/metrics.hpp"
@@ -14,6 +15,7 @@
 #include "expert_node/shell/gpu_transfer.hpp"
 #include "expert_node/shell/host_ports.hpp"
 #include "expert_node/shell/peer_fetch.hpp"
+#include "model/manifest.hpp"
 
 namespace troupe::expert {
 
@@ -30,9 +32,11 @@ struct finished_load {
 struct loader_settings {
   std::shared_ptr<layer_catalog> layers;
   std::shared_ptr<device_memory> memory;
-  dtype type{dtype::bf16};       // of the device
-  std::uint64_t slot_bytes{};    // what fits into one slot
-  bool allow_nonfinite{};        // serve weights with NaN or infinity
+  dtype type{dtype::bf16};     // of the device
+  std::uint64_t slot_bytes{};  // what fits into one slot
+  bool allow_nonfinite{};      // serve weights with NaN or infinity
+  // Of the checkpoint in `layers`: what its bundles must be where a job does not say it. None: it has no manifest.
+  std::optional<model::digest_manifest> manifest{};
   peer_fetch_settings fetching;  // `cancelled` is set by the loader
   link_opener open_link;         // empty: from peers over ZeroMQ only
   // Called on the loader's thread; must not block.

@@ -34,6 +34,7 @@
 #include "expert_node/shell/node_security.hpp"
 #include "expert_node/shell/peer_server.hpp"
 #include "model/checkpoint.hpp"
+#include "model/manifest.hpp"
 #include "proto/node_coordinator.pb.h"
 
 namespace troupe::expert {
@@ -148,6 +149,7 @@ class expert_node::impl {
   std::shared_ptr<node_identity> identity_;
   std::shared_ptr<layer_catalog> layers_;
   std::shared_ptr<const model::checkpoint> checkpoint_;
+  std::optional<model::digest_manifest> manifest_;  // of checkpoint_, until the loader has it
   std::unique_ptr<node_metrics> metrics_;
   std::shared_ptr<node_ports> ports_;
   caf::actor_system_config actor_config_;
@@ -187,6 +189,9 @@ result<void> expert_node::impl::open_checkpoint() {
   if (options_.model) {
     auto opened = model::checkpoint::open(*options_.model);
     if (!opened) return fail(opened.error());
+    auto manifest = model::read_manifest(opened->folder(), opened->model());
+    if (!manifest) return fail(manifest.error());
+    manifest_ = std::move(*manifest);
     checkpoint_ = std::make_shared<model::checkpoint>(std::move(*opened));
   }
   layers_ = std::make_shared<layer_catalog>(checkpoint_);
@@ -245,6 +250,7 @@ void expert_node::impl::start_loader() {
   settings.type = facts_.device.type;
   settings.slot_bytes = facts_.slot_bytes;
   settings.allow_nonfinite = options_.allow_nonfinite;
+  settings.manifest = std::move(manifest_);
   settings.fetching.context = context_;
   settings.fetching.identity = identity_;
   settings.fetching.keys = [this](const peer_source& peer) { return security_.to_peer(peer); };

@@ -79,6 +79,13 @@ TEST(launch_plan, expert_nodes_link_their_gpus_when_they_are_told_to_and_have_so
   }
 }
 
+TEST(launch_plan, an_address_that_is_none_can_never_be_right) {
+  cluster_options options;
+  EXPECT_TRUE(check_options(options));
+  options.http = "nonsense";
+  EXPECT_FALSE(check_options(options));
+}
+
 TEST(launch_plan, routers_pin_streams_when_they_are_told_to) {
   cluster_options options;
   EXPECT_THAT(plan_cluster(inputs(), options)->processes[4].command, testing::Not(Contains("--pin-streams")));

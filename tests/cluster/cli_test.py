@@ -243,6 +243,51 @@ def test_a_bad_model_starts_nothing(tmp_path, damage, message):
     assert not (tmp_path / "data" / "context.json").exists()
 
 
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:99999"])
+def test_an_address_that_is_none_is_a_usage_error(tmp_path, address):
+    done = run_troupe("up", "--model", MIXTRAL, "--data-dir", tmp_path, "--http", address)
+    assert done.returncode == 2 and f"--http: '{address}' is not an address" in done.stderr
+
+
+def flip_a_bit(folder, tensor):
+    """Of the tensor's first element, in its lowest bits: the value stays finite and its file well-formed."""
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    begin = 8 + int.from_bytes(raw[:8], "little")
+    raw[begin + json.loads(raw[8:begin])[tensor]["data_offsets"][0]] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+
+
+def wait_for_refused_expert(cluster, because):
+    """Until expert 0/3 alone has no replica, and the status page says why."""
+    def is_refused():
+        page = cluster.run("status", "-o", "json").stdout
+        return because in page and "expert 0/3" in page and json.loads(page)["unroutable_experts"] == 1
+
+    wait_until(is_refused, 60, lambda: f"{because}: {cluster.run('status').stdout}")
+    assert [e["expert"] for e in cluster.experts() if not e["replicas"]] == [3]
+
+
+@pytest.mark.fault("C4")
+def test_weights_that_are_not_those_of_the_manifest_are_not_served(tmp_path, start_cluster):
+    folder = tmp_path / "model"
+    shutil.copytree(MIXTRAL, folder)
+    assert run_troupe("model", "verify", folder, "--write").returncode == 0
+    flip_a_bit(folder, "model.layers.0.block_sparse_moe.experts.3.w1.weight")
+    wait_for_refused_expert(start_cluster(folder, no_wait=True), "SHA-256")
+
+
+@pytest.mark.fault("C4")
+def test_a_manifest_of_other_files_starts_nothing(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(MIXTRAL, folder)
+    assert run_troupe("model", "verify", folder, "--write").returncode == 0
+    manifest = json.loads((folder / "expert-digests.json").read_text())
+    (folder / "expert-digests.json").write_text(json.dumps({**manifest, "fingerprint": "00"}))
+    done = LocalCluster(folder, data_dir=tmp_path / "data").up()
+    assert done.returncode != 0 and "expert-digests.json was written for other files" in done.stderr
+    assert not (tmp_path / "data" / "context.json").exists()
+
+
 def test_a_start_that_fails_says_why_and_leaves_nothing(tmp_path):
     data = tmp_path / "data"
     # Something that is no socket sits where the coordinator must listen.

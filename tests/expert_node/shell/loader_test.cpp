@@ -62,8 +62,9 @@ class loader_test : public ::testing::TestWithParam<bool> {
   }
 
   void start(std::shared_ptr<const model::checkpoint> checkpoint, bool allow_nonfinite = false,
-             std::uint64_t slot_bytes = 1 << 20) {
+             std::uint64_t slot_bytes = 1 << 20, std::optional<model::digest_manifest> manifest = std::nullopt) {
     loader_settings settings;
+    settings.manifest = std::move(manifest);
     settings.layers = layers = std::make_shared<layer_catalog>(std::move(checkpoint));
     settings.memory = memory;
     settings.type = dtype::f32;
@@ -215,6 +216,23 @@ TEST_P(loader_test, c4_a_rotten_file_is_replaced_by_a_peers_copy) {
   EXPECT_EQ(device.slots.at(0), bytes);
   EXPECT_EQ(tested->counters().digest_mismatches.value(), 2) << "its own file, then the first peer";
   EXPECT_EQ(tested->counters().loads_from_peer.value(), 1);
+}
+
+TEST_P(loader_test, c4_a_first_replica_is_compared_with_the_manifest) {
+  model::digest_manifest manifest;
+  manifest.digests[wanted] = model::digest_of(true_bytes());
+  auto checkpoint = open_checkpoint();
+  start(checkpoint, false, 1 << 20, manifest);
+  tested->load(job());
+  EXPECT_EQ(success().facts.digest, manifest.digests[wanted]);
+  loaded.clear();
+  damage(*checkpoint, std::as_bytes(std::span{"rot", 1}));
+  start(checkpoint, false, 1 << 20, manifest);
+  tested->load(job());
+  auto reason = failure();
+  EXPECT_EQ(reason.code, errc::corrupt);
+  EXPECT_NE(reason.message.find(model::to_hex(manifest.digests[wanted])), std::string::npos) << reason.message;
+  EXPECT_TRUE(device.slots.empty());
 }
 
 TEST_P(loader_test, c5_weights_that_are_not_finite_are_refused_unless_allowed) {
