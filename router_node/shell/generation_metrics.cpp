@@ -64,6 +64,8 @@ void generation_metrics::refresh(const scheduler& s) {
   unpinned_.set(static_cast<double>(s.counters().unpinned));
 }
 
+text_load generation_metrics::load() const { return {running_.value(), waiting_.value()}; }
+
 void generation_metrics::collect(std::vector<http::metric_family>& families) const {
   using enum http::metric_kind;
   families.push_back(

@@ -11,6 +11,12 @@ namespace troupe::router {
 
 class scheduler;
 
+// Texts under way.
+struct text_load {
+  double running{};
+  double waiting{};
+};
+
 class generation_metrics {
  public:
   generation_metrics();
@@ -24,6 +30,7 @@ class generation_metrics {
 
   // For http::metrics_registry.
   void collect(std::vector<http::metric_family>& families) const;
+  [[nodiscard]] text_load load() const;  // any thread
 
  private:
   http::histogram first_token_, next_token_, duration_;

@@ -384,7 +384,10 @@ void layer_service::refresh_metrics(double seconds_passed) {
     total.bytes_in += link->traffic().bytes_in;
     total.reconnects += link->traffic().reconnects;
   }
-  metrics_.refresh(seconds_passed, dispatcher_, total.bytes_out, total.bytes_in, total.reconnects);
+  const auto of_clients =
+      std::ranges::count_if(pending_, [](const auto& entry) { return !entry.second->job.is_part_of_text; });
+  metrics_.refresh(seconds_passed, dispatcher_, static_cast<std::uint64_t>(of_clients), total.bytes_out, total.bytes_in,
+                   total.reconnects);
 }
 
 }  // namespace troupe::router

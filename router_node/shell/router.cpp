@@ -25,6 +25,7 @@
 #include "model/checkpoint.hpp"
 #include "proto/node_coordinator.pb.h"
 #include "router_node/core/input_reservoir.hpp"
+#include "router_node/shell/generation_metrics.hpp"
 #include "router_node/shell/layer_engine.hpp"
 #include "router_node/shell/load_recorder.hpp"
 #include "router_node/shell/loop_actor.hpp"
@@ -125,9 +126,9 @@ class router::impl {
   dtype type_{dtype::f32};
   model_plan plan_;
   std::unique_ptr<layer_engine> engine_;
-  std::unique_ptr<text_service> texts_;  // nullptr: layers only
-  error no_texts_;                       // why
   std::unique_ptr<router_metrics> metrics_;
+  std::unique_ptr<text_service> texts_;         // nullptr: layers only
+  error no_texts_;                              // why
   std::unique_ptr<load_recorder> recorder_;     // none: loads are not written down
   std::unique_ptr<input_reservoir> reservoir_;  // none: no inputs of cold experts are kept
   http::metrics_registry registry_;
@@ -283,7 +284,9 @@ result<void> router::impl::start_loop() {
 }
 
 result<void> router::impl::start_http() {
-  registry_.add([this](std::vector<http::metric_family>& families) { metrics_->collect(families); });
+  registry_.add([this](std::vector<http::metric_family>& families) {
+    metrics_->collect(families, texts_ ? texts_->load() : text_load{});
+  });
   if (texts_) registry_.add([this](std::vector<http::metric_family>& families) { texts_->collect(families); });
   registry_.add(http::process_metrics());
   registry_.add(http::build_metrics(options_.version, options_.commit, "cpu"));
@@ -321,7 +324,8 @@ result<std::vector<http::route>> router::impl::client_routes() {
   auto routes =
       layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
                    options_.groups, options_.explore_bias, [loop = loop_] { return loop->health().masked.load(); });
-  for (auto& route : texts_ ? texts_->routes() : text_refusals()) routes.push_back(std::move(route));
+  const auto count = [this](text_outcome outcome) { metrics_->on_text(outcome); };
+  for (auto& route : texts_ ? texts_->routes(count) : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;
   auto keys = http::api_keys::open(options_.api_keys);
   if (!keys) return fail(keys.error());

@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "router_node/shell/generation_metrics.hpp"
+#include "router_node/shell/openai_answer.hpp"
+
 namespace troupe::router {
 namespace {
 
@@ -152,8 +155,8 @@ void router_metrics::on_stream_end(std::optional<errc> failure) {
       .add();
 }
 
-void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out,
-                             std::uint64_t bytes_in, std::uint64_t reconnects) {
+void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::uint64_t requests,
+                             std::uint64_t bytes_out, std::uint64_t bytes_in, std::uint64_t reconnects) {
   const double kept = std::exp(-seconds_passed / window_seconds);
   for (auto& layer : layers_) {
     layer->entropy.set(entropy(layer->recent_tokens));
@@ -173,7 +176,7 @@ void router_metrics::refresh(double seconds_passed, const dispatcher& d, std::ui
   set(bytes_out_, bytes_out);
   set(bytes_in_, bytes_in);
   set(reconnects_, reconnects);
-  set(running_, d.requests_in_flight() - d.requests_waiting());
+  set(running_, requests - std::min<std::uint64_t>(requests, d.requests_waiting()));
   set(waiting_, d.requests_waiting());
   set(retries_, counted.retries);
   set(timed_out_, counted.timed_out_calls);
@@ -201,8 +204,13 @@ void router_metrics::use_map(std::shared_ptr<const cluster_map> map) {
   map_ = std::move(map);
 }
 
-void router_metrics::collect(std::vector<http::metric_family>& families) const {
+void router_metrics::on_text(text_outcome outcome) {
+  texts_.at(static_cast<std::size_t>(outcome)).fetch_add(1, std::memory_order_relaxed);
+}
+
+void router_metrics::collect(std::vector<http::metric_family>& families, const text_load& texts) const {
   collect_layers(families);
+  collect_requests(families, texts);
   collect_totals(families);
   collect_map(families);
 }
@@ -254,6 +262,25 @@ void router_metrics::collect_layers(std::vector<http::metric_family>& families) 
     families.push_back(std::move(*family));
 }
 
+// What clients have asked for, through every door: layers and texts.
+void router_metrics::collect_requests(std::vector<http::metric_family>& families, const text_load& texts) const {
+  using enum http::metric_kind;
+  const auto count = [this](text_outcome outcome, const http::counter& others) {
+    const auto of_texts = texts_.at(static_cast<std::size_t>(outcome)).load(std::memory_order_relaxed);
+    return others.value() + static_cast<double>(of_texts);
+  };
+  append(families, "moe_requests_total", "Requests of clients by outcome.", counter,
+         {{{{"outcome", "ok"}}, count(text_outcome::ok, requests_ok_)},
+          {{{"outcome", "error"}}, count(text_outcome::error, requests_error_)},
+          {{{"outcome", "aborted"}}, count(text_outcome::aborted, requests_aborted_)},
+          {{{"outcome", "rejected"}}, count(text_outcome::rejected, requests_rejected_)},
+          {{{"outcome", "expired"}}, count(text_outcome::expired, requests_expired_)}});
+  append(families, "moe_requests_running", "Requests of clients in progress.", gauge,
+         {{{}, running_.value() + texts.running}});
+  append(families, "moe_requests_waiting", "Requests that wait for a replica, or texts for a place.", gauge,
+         {{{}, waiting_.value() + texts.waiting}});
+}
+
 void router_metrics::collect_totals(std::vector<http::metric_family>& families) const {
   using enum http::metric_kind;
   append(families, "moe_tokens_total", "Rows by outcome.", counter,
@@ -262,12 +289,6 @@ void router_metrics::collect_totals(std::vector<http::metric_family>& families) 
           {{{"outcome", "renormalised"}}, rows_renormalised_.value()},
           {{{"outcome", "dropped"}}, rows_dropped_.value()},
           {{{"outcome", "failed"}}, rows_failed_.value()}});
-  append(families, "moe_requests_total", "Requests by outcome.", counter,
-         {{{{"outcome", "ok"}}, requests_ok_.value()},
-          {{{"outcome", "error"}}, requests_error_.value()},
-          {{{"outcome", "aborted"}}, requests_aborted_.value()},
-          {{{"outcome", "rejected"}}, requests_rejected_.value()},
-          {{{"outcome", "expired"}}, requests_expired_.value()}});
   append(families, "moe_dispatch_bytes_total", "Tensor bytes between router and hosts.", counter,
          {{{{"direction", "out"}}, bytes_out_.value()}, {{{"direction", "in"}}, bytes_in_.value()}});
   append(families, "moe_call_failures_total", "Calls that were given up, by cause.", counter,
@@ -291,8 +312,6 @@ void router_metrics::collect_totals(std::vector<http::metric_family>& families) 
          {{{{"reason", "malformed"}}, bad_messages_.value()}});
   append(families, "moe_reconnects_total", "Links to expert hosts that were made anew.", counter,
          {{{}, reconnects_.value()}});
-  append(families, "moe_requests_running", "Requests in progress.", gauge, {{{}, running_.value()}});
-  append(families, "moe_requests_waiting", "Requests that wait for a replica.", gauge, {{{}, waiting_.value()}});
   append(families, "moe_replay_cache_bytes", "Answers that are kept for requests that clients repeat.", gauge,
          {{{}, replay_cache_bytes_.value()}});
   append(families, "moe_cold_inputs_rows", "Rows of cold experts that are kept for training.", gauge,

@@ -1,6 +1,8 @@
 // The router's counters under the names of the metrics page. Written by the router's thread alone, read at each scrape.
 #pragma once
 
+#include <array>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -17,6 +19,10 @@
 #include "router_node/core/types.hpp"
 
 namespace troupe::router {
+
+enum class text_outcome : std::uint8_t;
+
+struct text_load;
 
 class router_metrics {
  public:
@@ -57,12 +63,15 @@ class router_metrics {
   void on_bad_message() { bad_messages_.add(); }
   void on_replay_cache(std::size_t bytes) { replay_cache_bytes_.set(static_cast<double>(bytes)); }
   // About once a second: what is derived from the last minute, and what others count.
-  void refresh(double seconds_passed, const dispatcher& d, std::uint64_t bytes_out, std::uint64_t bytes_in,
-               std::uint64_t reconnects);
+  // `requests`: of clients for layers, that are under way; those of texts are the dispatcher's too.
+  void refresh(double seconds_passed, const dispatcher& d, std::uint64_t requests, std::uint64_t bytes_out,
+               std::uint64_t bytes_in, std::uint64_t reconnects);
 
   // -- any thread
   void use_map(std::shared_ptr<const cluster_map> map);
-  void collect(std::vector<http::metric_family>& families) const;
+  // A request for text over HTTP has ended, or was refused.
+  void on_text(text_outcome outcome);
+  void collect(std::vector<http::metric_family>& families, const text_load& texts) const;
 
  private:
   struct layer_counters {
@@ -88,12 +97,14 @@ class router_metrics {
   };
   [[nodiscard]] layer_counters* find(layer_id id);
   void collect_layers(std::vector<http::metric_family>& families) const;
+  void collect_requests(std::vector<http::metric_family>& families, const text_load& texts) const;
   void collect_totals(std::vector<http::metric_family>& families) const;
   void collect_map(std::vector<http::metric_family>& families) const;
 
   std::vector<std::unique_ptr<layer_counters>> layers_;  // ordered by id
   http::counter rows_exact_, rows_substituted_, rows_renormalised_, rows_dropped_, rows_failed_;
   http::counter requests_ok_, requests_error_, requests_rejected_, requests_expired_, requests_aborted_;
+  std::array<std::atomic<std::uint64_t>, 5> texts_{};  // over HTTP, by text_outcome; any thread writes
   http::histogram duration_{http::latency_bounds()};
   http::counter bad_messages_;
   http::gauge bytes_out_, bytes_in_, reconnects_;

@@ -119,13 +119,14 @@ std::shared_ptr<const text_source> text_service::source() const {
   return made;
 }
 
-std::vector<http::route> text_service::routes() {
-  parts_->doors =
-      std::make_unique<openai_doors>(openai_settings{.model = parts_->served, .gateway = parts_->engine.get()});
+std::vector<http::route> text_service::routes(std::function<void(text_outcome)> on_outcome) {
+  parts_->doors = std::make_unique<openai_doors>(
+      openai_settings{.model = parts_->served, .gateway = parts_->engine.get(), .on_outcome = std::move(on_outcome)});
   return parts_->doors->routes();
 }
 
 void text_service::collect(std::vector<http::metric_family>& families) const { parts_->metrics.collect(families); }
+text_load text_service::load() const { return parts_->metrics.load(); }
 void text_service::run(layer_gateway& experts) { parts_->engine->run(experts); }
 void text_service::change_model(model_change change) { parts_->engine->change_model(std::move(change)); }
 epoch_number text_service::uses_since() const { return parts_->engine->uses_since(); }

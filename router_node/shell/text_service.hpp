@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,8 @@ class layer_gateway;
 class model_plan;
 struct served_model;
 struct text_source;
+struct text_load;
+enum class text_outcome : std::uint8_t;
 
 struct text_options {
   std::filesystem::path model;  // folder
@@ -50,10 +53,11 @@ class text_service {
   [[nodiscard]] const served_model& model() const;
   // The same for the ZeroMQ door.
   [[nodiscard]] std::shared_ptr<const text_source> source() const;
-  // The OpenAI doors. To be called once; the service outlives the server.
-  [[nodiscard]] std::vector<http::route> routes();
+  // The OpenAI doors. To be called once; the service outlives the server. `on_outcome`: openai_settings::on_outcome.
+  [[nodiscard]] std::vector<http::route> routes(std::function<void(text_outcome)> on_outcome);
   [[nodiscard]] std::string describe() const;  // for the log
   void collect(std::vector<http::metric_family>& families) const;
+  [[nodiscard]] text_load load() const;  // any thread
 
   // The engine's thread; returns after stop().
   void run(layer_gateway& experts);

@@ -2,12 +2,14 @@
 import asyncio
 import json
 import threading
+import urllib.request
 
 import pytest
 import troupe
 
 from support import golden
 from support.cluster import http_request
+from support.waiting import wait_until
 
 # The families whose whole model is served.
 FAMILIES = ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe"]
@@ -140,6 +142,28 @@ def test_a_stream_that_is_left_ends_its_work(start_cluster):
     gauge = [line for line in http_request(cluster.http + "/metrics")[2].decode().splitlines()
              if line.startswith("moe_generations_running")]
     assert gauge == ["moe_generations_running 0"]
+
+
+@pytest.mark.fault("P13")
+def test_requests_for_text_are_counted_by_outcome(start_cluster):
+    cluster = start_cluster(golden.FOLDER / "mixtral", expert_nodes=3, dtype="f32")
+
+    def count(outcome):
+        return cluster.metric("moe_requests_total", f'outcome="{outcome}"')
+
+    answered = http_request(cluster.http + "/v1/completions", json.dumps({"prompt": [2, 3], "max_tokens": 3}).encode())
+    refused = http_request(cluster.http + "/v1/completions", b'{"prompt": [2, 3], "n": 99}')
+    assert (answered[0], refused[0]) == (200, 400)
+    wait_until(lambda: (count("ok"), count("rejected")) == (1, 1), 30, lambda: "an answer and a refusal are counted")
+    long = json.dumps({"prompt": [2, 3], "max_tokens": LENGTH, "ignore_eos": True, "stream": True, "n": 4}).encode()
+    with urllib.request.urlopen(cluster.http + "/v1/completions", long, timeout=SECONDS) as stream:
+        assert stream.readline().startswith(b"data: ")
+    wait_until(lambda: count("aborted") == 1, 30, lambda: "a client that left is counted as aborted")
+    assert count("error") == 0
+    with cluster.connect() as client:
+        list(client.generate([2, 3], max_new_tokens=3))
+    wait_until(lambda: count("ok") == 2, 30, lambda: "streams over ZeroMQ count as well")
+    wait_until(lambda: cluster.metric("moe_requests_running") == 0, 30, lambda: "nothing is under way")
 
 
 def test_bench_generate_measures_both_doors(start_cluster):

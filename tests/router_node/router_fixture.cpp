@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/limits.hpp"
+#include "router_node/shell/generation_metrics.hpp"
 
 namespace troupe::router::testing {
 namespace {
@@ -236,7 +237,7 @@ void router_test::await_links(std::uint32_t count) {
 
 std::string router_test::metrics_text() {
   http::metrics_registry registry;
-  registry.add([this](std::vector<http::metric_family>& families) { metrics_->collect(families); });
+  registry.add([this](std::vector<http::metric_family>& families) { metrics_->collect(families, text_load{}); });
   return registry.text();
 }
 
