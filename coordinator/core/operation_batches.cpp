@@ -14,10 +14,10 @@ const expert_wish& wish_of(const operation_record& operation, const wish_change&
 
 // Of the change at `i`: where its layer begins and ends.
 std::pair<std::size_t, std::size_t> layer_around(std::span<const wish_change> changes, std::size_t i) {
-  const auto layer = std::ranges::equal_range(changes, changes[i].expert.layer, {},
-                                              [](const wish_change& change) { return change.expert.layer; });
-  return {static_cast<std::size_t>(layer.begin() - changes.begin()),
-          static_cast<std::size_t>(layer.end() - changes.begin())};
+  const auto layer = changes[i].expert.layer;
+  const auto layer_of = [](const wish_change& change) { return change.expert.layer; };
+  return {static_cast<std::size_t>(std::ranges::lower_bound(changes, layer, {}, layer_of) - changes.begin()),
+          static_cast<std::size_t>(std::ranges::upper_bound(changes, layer, {}, layer_of) - changes.begin())};
 }
 
 std::vector<wish_record> wishes_of(const operation_record& operation, std::span<const wish_change> changes) {
