@@ -31,6 +31,9 @@ TOKENS = {"prose": 3072, "code": 3072, "sums": 2048}
 WARM_UP_STEPS, FALL_FROM = 30, 0.5
 """The learning rate rises over the first steps and falls to zero over the last part of all steps."""
 MUON_RATE, ADAM_RATE = 0.02, 0.004
+EXPERT_STEP_SIZE = 0.5
+"""Of MUON_RATE, for the experts' matrices (of both kinds): Muon steps as far on a noisy gradient as on a sure one, and an
+expert's comes from an eighth of a step's rows."""
 BALANCE, ALIGNMENT = 0.01, 0.015
 """Weights of the two losses on the gates, for each layer."""
 EVALUATE_EVERY, CHECKPOINT_EVERY = 50, 100
@@ -98,7 +101,8 @@ class Run:
         named = list(self.network.named_parameters())
         matrices = [p for name, p in named if p.ndim >= 2 and "embedding" not in name and "gate" not in name]
         others = [p for name, p in named if p.ndim < 2 or "embedding" in name or "gate" in name]
-        self.muon = Muon(matrices, MUON_RATE)
+        experts, attention = [p for p in matrices if p.ndim == 3], [p for p in matrices if p.ndim == 2]
+        self.muon = Muon([{"params": attention}, {"params": experts, "step_size": EXPERT_STEP_SIZE}], MUON_RATE)
         self.adam = torch.optim.AdamW(others, ADAM_RATE, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
         self.step, self.wall_s, self.cpu_s = 0, 0.0, 0.0
         if self.path.exists():
@@ -121,7 +125,8 @@ class Run:
         loss, gates = self.network(tokens)
         (loss + gate_loss(gates, rows) if self.network.shape.experts > 1 else loss).backward()
         for optimizer, rate in ((self.muon, MUON_RATE), (self.adam, ADAM_RATE)):
-            optimizer.param_groups[0]["lr"] = rate * factor
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
             optimizer.step()
             optimizer.zero_grad()
         self.step += 1

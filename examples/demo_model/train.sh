@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the demo model again from nothing and replaces the files in this folder: fetches the texts (Debian's
-# archive) and PyTorch (PyPI), then trains (33 minutes of one core for both models). Goes on where it was when it is started again.
+# archive) and PyTorch (PyPI), then trains (about 40 minutes of one core for both models). Goes on where it was when it is started again.
 #   examples/demo_model/train.sh [WORK_FOLDER]
 set -euo pipefail
 cd "$(dirname "$0")/../.."

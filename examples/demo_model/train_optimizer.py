@@ -20,10 +20,11 @@ def orthogonal(matrices):
 
 
 class Muon(torch.optim.Optimizer):
-    """For parameters [..., out, in]; leading dimensions (experts) are matrices of their own. `weight_decay` is decoupled."""
+    """For parameters [..., out, in]; leading dimensions (experts) are matrices of their own. `weight_decay` is decoupled.
+    `step_size` of a group: its updates times this."""
 
     def __init__(self, parameters, lr, momentum=0.95, weight_decay=0.05):
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "step_size": 1.0})
 
     @torch.no_grad()
     def step(self):
@@ -33,5 +34,5 @@ class Muon(torch.optim.Optimizer):
                 average = state.setdefault("average", torch.zeros_like(p))
                 average.lerp_(p.grad, 1 - group["momentum"])
                 update = orthogonal(p.grad.lerp(average, group["momentum"]))
-                scale = max(1, p.shape[-2] / p.shape[-1]) ** 0.5
+                scale = group["step_size"] * max(1, p.shape[-2] / p.shape[-1]) ** 0.5
                 p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * scale)
