@@ -59,7 +59,8 @@ TEST(checkpoint_c2, a_file_that_shrinks_after_it_was_opened_gives_an_error) {
 
 TEST(checkpoint_c6, bytes_of_a_config_that_are_no_text_do_not_reach_the_terminal) {
   temporary_folder folder;
-  folder.write("config.json", "\xff\xfe{\0");
+  make_model("mixtral").write(folder);
+  folder.write("config.json", "\xff\xfe{");
   const auto message = open_error(folder.path());
   EXPECT_THAT(message, AllOf(HasSubstr("config.json: not valid JSON"), Not(HasSubstr("\xff"))));
 }
