@@ -39,17 +39,6 @@ std::vector<std::string> watch(core_harness& h, IsOver is_over, std::vector<std:
 auto until_ended(const core_harness& h) {
   return [&h] { return newest(h).state != operation_state::running; };
 }
-// After a restart of the coordinator the nodes come back with what they hold.
-core_harness restarted(const core_harness& before) {
-  core_harness h(two_layers(), before.disk());
-  for (const char* node : {"a", "b"}) {
-    h.join(node, 1, before.state().nodes.at({node}).facts.slots_total);
-    h.beating[node] = 1;
-    h.report(node, before.held.at(node));
-  }
-  h.add_router("r");
-  return h;
-}
 
 TEST(refresh_batches, a_layer_that_does_not_fit_goes_over_in_batches_each_expert_where_it_is) {
   auto h = nodes_with(4, 4);

@@ -27,6 +27,19 @@ inline core_harness two_nodes(std::uint32_t slots = 8, durable_state durable = {
   return h;
 }
 
+// After a restart of the coordinator the nodes come back with what they hold.
+inline core_harness restarted(const core_harness& before, cluster_settings settings = two_layers()) {
+  core_harness h(std::move(settings), before.disk());
+  h.pinned_to = before.pinned_to;
+  for (const char* node : {"a", "b"}) {
+    h.join(node, 1, before.state().nodes.at({node}).facts.slots_total);
+    h.beating[node] = 1;
+    h.report(node, before.held.at(node));
+  }
+  h.add_router("r");
+  return h;
+}
+
 // A folder in which the experts with these indices have other weights, in every layer.
 inline refresh_weights from_folder(std::set<std::uint32_t> others, std::uint8_t content = 7) {
   refresh_weights refresh{"/next", std::nullopt, false};

@@ -187,14 +187,7 @@ TEST(refresh, pinned_texts_keep_their_version_over_a_restart_of_the_coordinator)
   h.pinned_to["r"] = h.state().published->epoch;
   ASSERT_TRUE(h.command(from_folder({0})));
   h.converge();
-  core_harness again(two_layers(), h.disk());
-  again.pinned_to = h.pinned_to;
-  for (const char* node : {"a", "b"}) {
-    again.join(node);
-    again.beating[node] = 1;
-    again.report(node, h.held[node]);
-  }
-  again.add_router("r");
+  auto again = restarted(h);
   again.converge();
   EXPECT_EQ(slots_used(again), 8U);
   again.pinned_to.clear();
@@ -304,13 +297,7 @@ TEST(refresh, goes_on_after_a_restart_of_the_coordinator) {
     h.pass(std::chrono::milliseconds(50));
     for (const char* node : {"a", "b"}) static_cast<void>(h.obey(node));
   }
-  core_harness again(two_layers(), h.disk());
-  for (const char* node : {"a", "b"}) {
-    again.join(node);
-    again.beating[node] = 1;
-    again.report(node, h.held[node]);
-  }
-  again.add_router("r");
+  auto again = restarted(h);
   again.converge();
   again.pass(limits::restart_grace);  // nothing is freed before routers have had time to come back
   again.converge();
@@ -452,13 +439,7 @@ TEST(refresh_schedule, a_folder_is_read_when_it_is_due_and_once_for_what_was_mis
 
   auto settings = two_layers();
   settings.started_unix_ms = 3'600'000;  // an hour later
-  core_harness again(settings, h.disk());
-  for (const char* node : {"a", "b"}) {
-    again.join(node);
-    again.beating[node] = 1;
-    again.report(node, h.held[node]);
-  }
-  again.add_router("r");
+  auto again = restarted(h, settings);
   again.pass(2s);
   EXPECT_THAT(again.folders_read, ::testing::ElementsAre("/next"));
   ASSERT_TRUE(again.command(schedule_refresh{0s, ""}, "another"));
