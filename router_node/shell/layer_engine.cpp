@@ -72,11 +72,16 @@ result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint
                                                          std::uint32_t threads, const model::group_limit& limit) {
   auto gates = model::limit_groups(checkpoint.model(), limit);
   if (!gates) return fail(gates.error());
-  auto team = compute::work_team::start(threads, "shared experts");
-  if (!team) return fail(team.error());
+  const auto& layers = checkpoint.model().layers;
+  std::shared_ptr<compute::work_team> team;  // one for all layers; none where no layer has a shared expert
+  if (std::ranges::any_of(layers, [](const auto& layer) { return layer.shared.has_value(); })) {
+    auto started = compute::work_team::start(threads, "shared experts");
+    if (!started) return fail(started.error());
+    team = std::move(*started);
+  }
   auto made = std::make_unique<state>();
-  for (const auto& layer : checkpoint.model().layers) {
-    auto weights = read_layer(checkpoint, layer, type, *team);
+  for (const auto& layer : layers) {
+    auto weights = read_layer(checkpoint, layer, type, team);
     if (!weights) return fail(weights.error());
     if (limit.groups != 0) weights->limited = (*gates)[made->layers.size()];
     made->layers.push_back(std::move(*weights));
