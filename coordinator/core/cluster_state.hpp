@@ -77,6 +77,11 @@ struct slot_failed {
 using slot_life =
     std::variant<slot_ordered, slot_loading, slot_ready, slot_presumed, slot_retiring, slot_freeing, slot_failed>;
 
+template <class... Lives>
+[[nodiscard]] bool is_any(const slot_life& life) {
+  return (std::holds_alternative<Lives>(life) || ...);
+}
+
 struct slot_entry {
   expert_id expert;
   weights_version version;
@@ -89,6 +94,12 @@ struct slot_entry {
   std::string came_for{};
   std::string goes_for{};
 };
+template <class... Lives>
+[[nodiscard]] bool is_any(const slot_entry& entry) {
+  return is_any<Lives...>(entry.life);
+}
+// Weights are there or on their way.
+[[nodiscard]] inline bool is_replica(const slot_entry& entry) { return !is_any<slot_freeing, slot_failed>(entry); }
 
 // -- nodes --------------------------------------------------------------------------------------------------------
 

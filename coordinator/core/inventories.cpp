@@ -12,11 +12,6 @@
 namespace troupe::coordinator::inventories {
 namespace {
 
-template <class... Lives>
-bool is_any(const slot_life& life) {
-  return (std::holds_alternative<Lives>(life) || ...);
-}
-
 // A replica that says it is ready: verified against the digest that every replica of the expert must have.
 slot_life verify(cluster_state& state, const node_id& name, node_entry& node, const slot_report& report) {
   auto& expert = *state.find(report.expert);
@@ -79,7 +74,7 @@ void update_known(cluster_state& state, const node_id& name, node_entry& node, s
 bool has_other_copy(const node_entry& node, const slot_report& report) {
   return std::ranges::any_of(node.slots, [&](const auto& item) {
     return item.first != report.slot && item.second.expert == report.expert && item.second.version == report.version &&
-           !is_any<slot_freeing, slot_failed>(item.second.life);
+           is_replica(item.second);
   });
 }
 

@@ -13,11 +13,6 @@
 namespace troupe::coordinator::operations {
 namespace {
 
-template <class... Lives>
-bool is_any(const slot_entry& entry) {
-  return (std::holds_alternative<Lives>(entry.life) || ...);
-}
-
 // Silent for a moment counts: no operation ends over that.
 bool stays_in_use(const node_entry& node) { return node.is_expert() && is_serving(node) && !node.is_draining(); }
 
@@ -28,7 +23,7 @@ const std::pair<const slot_index, slot_entry>* slot_of(const node_entry& node, c
   for (const auto& item : node.slots) {
     if (item.second.expert != expert || item.second.version != version) continue;
     found = &item;
-    if (!is_any<slot_freeing, slot_failed>(item.second)) return found;
+    if (is_replica(item.second)) return found;
   }
   return found;
 }

@@ -10,11 +10,6 @@
 namespace troupe::coordinator::reconciler {
 namespace {
 
-template <class... Lives>
-bool is_any(const slot_entry& entry) {
-  return (std::holds_alternative<Lives>(entry.life) || ...);
-}
-
 // Where an operator wants it; of an expert that gets another version, where it is.
 std::vector<node_id> places_to_choose(const cluster_state& state, const expert_entry& expert, const expert_wish& wish) {
   auto places = wish.nodes;
@@ -46,7 +41,7 @@ void add_replicas(const cluster_state& state, const node_index& index, std::span
     const auto& node = state.nodes.at(name);
     for (const auto& [slot, entry] : node.slots) {
       const auto e = index_of(state, entry.expert);
-      if (!e || is_any<slot_freeing, slot_failed>(entry)) continue;
+      if (!e || !is_replica(entry)) continue;
       // What is served until the layer goes over only takes up its slot.
       if (entry.version != wishes[*e]->version) continue;
       planner_replica replica{n, !is_any<slot_ordered, slot_loading>(entry), is_any<slot_retiring>(entry), {}};

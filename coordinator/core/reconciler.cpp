@@ -14,13 +14,6 @@
 namespace troupe::coordinator::reconciler {
 namespace {
 
-template <class... Lives>
-bool is_any(const slot_entry& entry) {
-  return (std::holds_alternative<Lives>(entry.life) || ...);
-}
-
-bool is_replica(const slot_entry& entry) { return !is_any<slot_freeing, slot_failed>(entry); }
-
 std::map<slot_index, slot_entry>::iterator find_replica(node_entry& node, const expert_id& expert,
                                                         weights_version version) {
   return std::ranges::find_if(node.slots, [&](const auto& item) {
