@@ -7,11 +7,12 @@
 #include <google/protobuf/unknown_field_set.h>
 #include <google/protobuf/wire_format_lite.h>
 
-#include <limits>
-#include <map>
+#include <algorithm>
+#include <memory>
 #include <mutex>
-#include <set>
 #include <shared_mutex>
+#include <unordered_map>
+#include <vector>
 
 #include "common/limits.hpp"
 #include "common/wire/framing.hpp"
@@ -22,124 +23,152 @@ namespace {
 namespace pb = google::protobuf;
 using pb::internal::WireFormatLite;
 
-// Does a message type contain enums or oneofs at any depth? A cluster map has tens of thousands of submessages that
-// need no second look.
-struct type_traits {
-  bool has_enum{};
-  bool has_oneof{};
+struct type_plan;
+
+// A field that needs a second look: it is of a oneof, an enum, or a message in which there is either at any depth.
+struct field_plan {
+  const pb::FieldDescriptor* field{};
+  const type_plan* inner{};  // of a message
+  bool is_enum{};
 };
 
-type_traits inspect(const pb::Descriptor* type, std::set<const pb::Descriptor*>& seen) {
-  type_traits traits;
-  if (!seen.insert(type).second) return traits;
-  traits.has_oneof = type->real_oneof_decl_count() > 0;
-  for (int i = 0; i < type->field_count(); ++i) {
-    const auto* field = type->field(i);
-    if (field->cpp_type() == pb::FieldDescriptor::CPPTYPE_ENUM) traits.has_enum = true;
-    if (field->cpp_type() != pb::FieldDescriptor::CPPTYPE_MESSAGE) continue;
-    const auto inner = inspect(field->message_type(), seen);
-    traits.has_enum |= inner.has_enum;
-    traits.has_oneof |= inner.has_oneof;
+// What has to be looked at in messages of one type. Made once: every call of an expert passes here twice.
+struct type_plan {
+  const pb::Descriptor* type{};
+  bool has_enum{};  // at any depth
+  bool has_oneof{};
+  std::vector<field_plan> fields;  // ascending by number
+};
+
+class type_plans {
+ public:
+  const type_plan& of(const pb::Descriptor* type) {
+    {
+      const std::shared_lock lock(mutex_);
+      if (const auto found = known_.find(type); found != known_.end()) return *found->second;
+    }
+    const std::unique_lock lock(mutex_);
+    return make(type);
   }
-  return traits;
+
+ private:
+  const type_plan& make(const pb::Descriptor* type) {
+    auto& place = known_[type];
+    if (place != nullptr) return *place;
+    // Until it is known better: a type that contains itself is looked at whole.
+    place = std::make_unique<type_plan>(type_plan{type, true, true, {}});
+    auto& plan = *place;
+    bool has_enum = false;
+    bool has_oneof = type->real_oneof_decl_count() > 0;
+    for (int i = 0; i < type->field_count(); ++i) {
+      field_plan field{.field = type->field(i)};
+      field.is_enum = field.field->cpp_type() == pb::FieldDescriptor::CPPTYPE_ENUM;
+      if (field.field->cpp_type() == pb::FieldDescriptor::CPPTYPE_MESSAGE) {
+        const auto& inner = make(field.field->message_type());
+        if (inner.has_enum || inner.has_oneof) field.inner = &inner;
+        has_enum |= inner.has_enum;
+        has_oneof |= inner.has_oneof;
+      }
+      has_enum |= field.is_enum;
+      const bool is_of_oneof = field.field->real_containing_oneof() != nullptr;
+      if (is_of_oneof || field.is_enum || field.inner != nullptr) plan.fields.push_back(field);
+    }
+    std::ranges::sort(plan.fields, {}, [](const field_plan& field) { return field.field->number(); });
+    plan.has_enum = has_enum;
+    plan.has_oneof = has_oneof;
+    return plan;
+  }
+
+  std::shared_mutex mutex_;
+  std::unordered_map<const pb::Descriptor*, std::unique_ptr<type_plan>> known_;
+};
+
+const type_plan& plan_of(const pb::Descriptor* type) {
+  static type_plans plans;
+  return plans.of(type);
 }
 
-type_traits traits_of(const pb::Descriptor* type) {
-  static std::shared_mutex mutex;
-  static std::map<const pb::Descriptor*, type_traits> known;
-  {
-    const std::shared_lock lock(mutex);
-    if (const auto found = known.find(type); found != known.end()) return found->second;
+// Where in a message something is; put into words only when it is wrong.
+struct trail {
+  const trail* outer{};  // nullptr: the message itself, whose type is `root`
+  const pb::Descriptor* root{};
+  const pb::FieldDescriptor* field{};
+  int index{-1};  // of a repeated field
+
+  [[nodiscard]] std::string text() const {
+    if (outer == nullptr) return root->name();
+    if (index < 0) return fmt::format("{}.{}", outer->text(), field->name());
+    return fmt::format("{}.{}[{}]", outer->text(), field->name(), index);
   }
-  std::set<const pb::Descriptor*> seen;
-  const auto traits = inspect(type, seen);
-  const std::unique_lock lock(mutex);
-  return known.emplace(type, traits).first->second;
+};
+
+const field_plan* find(const type_plan& plan, int number) {
+  const auto at = std::ranges::find(plan.fields, number, [](const field_plan& field) { return field.field->number(); });
+  return at == plan.fields.end() ? nullptr : &*at;
 }
 
-std::string path_of(const std::string& parent, const pb::FieldDescriptor* field, int index = -1) {
-  const char* dot = parent.empty() ? "" : ".";
-  if (index < 0) return fmt::format("{}{}{}", parent, dot, field->name());
-  return fmt::format("{}{}{}[{}]", parent, dot, field->name(), index);
-}
-
-result<void> check_oneofs(std::span<const std::byte> bytes, const pb::Descriptor* type, const std::string& path);
-
-// One field of a message whose oneofs are checked: notes its oneof and looks into it. Advances `stream`.
-result<void> check_field(pb::io::CodedInputStream& stream, std::uint32_t tag, std::span<const std::byte> bytes,
-                         const pb::Descriptor* type, std::set<const pb::OneofDescriptor*>& seen,
-                         const std::string& path) {
-  const auto* field = type->FindFieldByNumber(WireFormatLite::GetTagFieldNumber(tag));
-  const auto* oneof = field == nullptr ? nullptr : field->real_containing_oneof();
-  if (oneof != nullptr && !seen.insert(oneof).second) {
-    return fail(errc::invalid_request, fmt::format("{}: the oneof '{}' is given twice; send one of its fields",
-                                                   path_of(path, field), oneof->name()));
-  }
-  const bool nested = field != nullptr && field->type() == pb::FieldDescriptor::TYPE_MESSAGE &&
-                      WireFormatLite::GetTagWireType(tag) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED &&
-                      traits_of(field->message_type()).has_oneof;
-  if (!nested) {
-    // What is damaged here was refused by the parser already.
-    if (!WireFormatLite::SkipField(&stream, tag)) return fail(errc::invalid_request, "damaged envelope");
-    return {};
-  }
-  std::uint32_t length = 0;
-  if (!stream.ReadVarint32(&length)) return fail(errc::invalid_request, "damaged envelope");
-  const auto start = static_cast<std::size_t>(stream.CurrentPosition());
-  if (length > bytes.size() - start || !stream.Skip(static_cast<int>(length))) {
-    return fail(errc::invalid_request, "damaged envelope");
-  }
-  return check_oneofs(bytes.subspan(start, length), field->message_type(), path_of(path, field));
-}
+result<void> damaged() { return fail(errc::invalid_request, "damaged envelope"); }
 
 // Protobuf lets the last of two fields of a oneof win; we refuse, since two readers could disagree on what was meant.
-// @pre the bytes have been parsed as `type`, so depth is bounded.
-result<void> check_oneofs(std::span<const std::byte> bytes, const pb::Descriptor* type, const std::string& path) {
+// @pre the bytes have been parsed as the plan's type, so depth is bounded.
+result<void> check_oneofs(std::span<const std::byte> bytes, const type_plan& plan, const trail& here) {
   pb::io::CodedInputStream stream(reinterpret_cast<const std::uint8_t*>(bytes.data()), static_cast<int>(bytes.size()));
-  std::set<const pb::OneofDescriptor*> seen;
+  std::uint64_t seen = 0;  // a bit for each oneof
   while (const std::uint32_t tag = stream.ReadTag()) {
-    if (auto checked = check_field(stream, tag, bytes, type, seen, path); !checked) return checked;
+    const auto* found = find(plan, WireFormatLite::GetTagFieldNumber(tag));
+    const auto* oneof = found == nullptr ? nullptr : found->field->real_containing_oneof();
+    if (oneof != nullptr) {
+      const auto bit = std::uint64_t{1} << oneof->index();
+      const trail inside{&here, nullptr, found->field};
+      if ((seen & bit) != 0) {
+        return fail(errc::invalid_request, fmt::format("{}: the oneof '{}' is given twice; send one of its fields",
+                                                       inside.text(), oneof->name()));
+      }
+      seen |= bit;
+    }
+    const bool is_nested = found != nullptr && found->inner != nullptr && found->inner->has_oneof &&
+                           WireFormatLite::GetTagWireType(tag) == WireFormatLite::WIRETYPE_LENGTH_DELIMITED;
+    if (!is_nested) {
+      // What is damaged here was refused by the parser already.
+      if (!WireFormatLite::SkipField(&stream, tag)) return damaged();
+      continue;
+    }
+    std::uint32_t length = 0;
+    if (!stream.ReadVarint32(&length)) return damaged();
+    const auto start = static_cast<std::size_t>(stream.CurrentPosition());
+    if (length > bytes.size() - start || !stream.Skip(static_cast<int>(length))) return damaged();
+    const trail inside{&here, nullptr, found->field};
+    if (auto checked = check_oneofs(bytes.subspan(start, length), *found->inner, inside); !checked) return checked;
   }
   return {};
 }
 
-result<void> check_enums(const pb::Message& message, const std::string& path);
-
-result<void> check_enum_value(const pb::FieldDescriptor* field, int number, const std::string& path) {
-  if (field->enum_type()->FindValueByNumber(number) != nullptr) return {};
-  return fail(errc::invalid_request, fmt::format("{}: {} is no {} that this node knows; upgrade it or the sender", path,
-                                                 number, field->enum_type()->name()));
-}
-
-result<void> check_enum_field(const pb::Message& message, const pb::FieldDescriptor* field, const std::string& path) {
-  const auto* reflection = message.GetReflection();
-  const bool is_enum = field->cpp_type() == pb::FieldDescriptor::CPPTYPE_ENUM;
-  if (!field->is_repeated()) {
-    const auto here = path_of(path, field);
-    if (is_enum) return check_enum_value(field, reflection->GetEnumValue(message, field), here);
-    return check_enums(reflection->GetMessage(message, field), here);
-  }
-  for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
-    const auto here = path_of(path, field, i);
-    auto checked = is_enum ? check_enum_value(field, reflection->GetRepeatedEnumValue(message, field, i), here)
-                           : check_enums(reflection->GetRepeatedMessage(message, field, i), here);
-    if (!checked) return checked;
-  }
-  return {};
+result<void> check_enum_value(int number, const trail& here) {
+  const auto* type = here.field->enum_type();
+  if (type->FindValueByNumber(number) != nullptr) return {};
+  return fail(errc::invalid_request, fmt::format("{}: {} is no {} that this node knows; upgrade it or the sender",
+                                                 here.text(), number, type->name()));
 }
 
 // proto3 keeps enum numbers that it does not know; code behind this point may switch over the names alone.
-result<void> check_enums(const pb::Message& message, const std::string& path) {
-  const auto* type = message.GetDescriptor();
+result<void> check_enums(const pb::Message& message, const type_plan& plan, const trail& here) {
   const auto* reflection = message.GetReflection();
-  for (int i = 0; i < type->field_count(); ++i) {
-    const auto* field = type->field(i);
-    const bool is_enum = field->cpp_type() == pb::FieldDescriptor::CPPTYPE_ENUM;
-    const bool nested =
-        field->cpp_type() == pb::FieldDescriptor::CPPTYPE_MESSAGE && traits_of(field->message_type()).has_enum;
-    if (!is_enum && !nested) continue;
-    if (!field->is_repeated() && !reflection->HasField(message, field)) continue;
-    if (auto checked = check_enum_field(message, field, path); !checked) return checked;
+  for (const auto& [field, inner, is_enum] : plan.fields) {
+    if (!is_enum && (inner == nullptr || !inner->has_enum)) continue;
+    if (!field->is_repeated()) {
+      if (!reflection->HasField(message, field)) continue;
+      const trail inside{&here, nullptr, field};
+      auto checked = is_enum ? check_enum_value(reflection->GetEnumValue(message, field), inside)
+                             : check_enums(reflection->GetMessage(message, field), *inner, inside);
+      if (!checked) return checked;
+      continue;
+    }
+    for (int i = 0; i < reflection->FieldSize(message, field); ++i) {
+      const trail inside{&here, nullptr, field, i};
+      auto checked = is_enum ? check_enum_value(reflection->GetRepeatedEnumValue(message, field, i), inside)
+                             : check_enums(reflection->GetRepeatedMessage(message, field, i), *inner, inside);
+      if (!checked) return checked;
+    }
   }
   return {};
 }
@@ -174,12 +203,13 @@ result<void> parse_envelope(std::span<const std::byte> envelope, pb::Message& ta
                             "{}; damage was found near byte {}",
                             type->name(), envelope.size(), limits::envelope_depth_max, stream.CurrentPosition()));
   }
-  const auto traits = traits_of(type);
-  if (traits.has_oneof) {
-    if (auto checked = check_oneofs(envelope, type, type->name()); !checked) return checked;
+  const auto& plan = plan_of(type);
+  const trail here{nullptr, type};
+  if (plan.has_oneof) {
+    if (auto checked = check_oneofs(envelope, plan, here); !checked) return checked;
   }
   if (auto checked = check_body(target); !checked) return checked;
-  if (traits.has_enum) return check_enums(target, type->name());
+  if (plan.has_enum) return check_enums(target, plan, here);
   return {};
 }
 

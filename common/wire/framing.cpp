@@ -240,6 +240,7 @@ result<void> outgoing_message::send(socket& to, const google::protobuf::MessageL
   if (to.kind() == socket_kind::router) parts.push_back(&address);
   parts.push_back(&*head);
   for (auto& part : taken) parts.push_back(&part);
+  to.note_use();
   const int failure = send_parts(to.handle(), parts);
   if (failure == 0) return {};
   if (failure == EHOSTUNREACH) return fail(errc::unavailable, "the peer is no longer connected; wait for it");
@@ -313,14 +314,19 @@ checksum_kind kind_to_answer_in(std::span<const std::byte> part) {
 
 std::optional<received> receive(socket& from) {
   const std::size_t head_parts = from.kind() == socket_kind::router ? 1 : 0;
+  frame part;
+  from.note_use();
+  if (zmq_msg_recv(part.handle(), from.handle(), ZMQ_DONTWAIT) < 0) {
+    from.note_empty();
+    return std::nullopt;
+  }
   std::vector<frame> parts;
   parts.reserve(limits::parts_per_message_max);
   received got{{}, {}, {}, checksum_kind::crc32, fail(errc::internal, "nothing received")};
   std::size_t count = 0;
   for (bool more = true; more; ++count) {
-    frame part;
     // Parts of one message arrive together, so only the first can be missing.
-    if (zmq_msg_recv(part.handle(), from.handle(), ZMQ_DONTWAIT) < 0) return std::nullopt;
+    if (count > 0 && zmq_msg_recv(part.handle(), from.handle(), ZMQ_DONTWAIT) < 0) return std::nullopt;
     more = zmq_msg_more(part.handle()) != 0;
     if (count == head_parts) {
       got.user_id = part.metadata("User-Id");

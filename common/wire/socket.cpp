@@ -230,12 +230,14 @@ socket::socket(socket&& other) noexcept
     : context_(std::move(other.context_)),
       handle_(std::exchange(other.handle_, nullptr)),
       kind_(other.kind_),
+      may_have_messages_(other.may_have_messages_),
       ipc_files_(std::move(other.ipc_files_)) {}
 
 socket& socket::operator=(socket&& other) noexcept {
   std::swap(context_, other.context_);
   std::swap(handle_, other.handle_);
   std::swap(kind_, other.kind_);
+  std::swap(may_have_messages_, other.may_have_messages_);
   std::swap(ipc_files_, other.ipc_files_);
   return *this;
 }
@@ -270,6 +272,7 @@ result<std::string> socket::bind(std::string_view endpoint) {
     if (auto way = make_way_for_ipc(path); !way) return fail(std::move(way.error()));
   }
   if (auto set = allow_ipv6(handle_, endpoint); !set) return fail(std::move(set.error()));
+  note_use();
   if (zmq_bind(handle_, text.c_str()) != 0) return bind_failure(endpoint, zmq_errno());
   if (is_ipc) {
     if (auto guarded = guard_ipc_file(path); !guarded) return fail(std::move(guarded.error()));
@@ -296,6 +299,7 @@ result<void> socket::connect(std::string_view endpoint) {
   if (auto checked = check_port(endpoint); !checked) return checked;
   if (auto set = allow_ipv6(handle_, endpoint); !set) return set;
   const std::string text(endpoint);
+  note_use();
   if (zmq_connect(handle_, text.c_str()) == 0) return {};
   return fail(errc::invalid_request, fmt::format("cannot connect to '{}': {}; write tcp://HOST:PORT or ipc:///PATH",
                                                  endpoint, zmq_strerror(zmq_errno())));
@@ -303,6 +307,7 @@ result<void> socket::connect(std::string_view endpoint) {
 
 result<void> socket::disconnect(std::string_view endpoint) {
   const std::string text(endpoint);
+  note_use();
   if (zmq_disconnect(handle_, text.c_str()) == 0) return {};
   return fail(errc::not_found, fmt::format("not connected to '{}': {}", endpoint, zmq_strerror(zmq_errno())));
 }
@@ -310,6 +315,7 @@ result<void> socket::disconnect(std::string_view endpoint) {
 bool wait_writable(const socket& s, std::chrono::nanoseconds timeout) {
   const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(std::max(timeout, std::chrono::nanoseconds{0}));
   zmq_pollitem_t item{s.handle(), 0, ZMQ_POLLOUT, 0};
+  s.note_use();
   return zmq_poll(&item, 1, rounded.count()) > 0;
 }
 
@@ -345,42 +351,6 @@ void wake_signal::clear() const {
   }
 }
 
-// -- poller -------------------------------------------------------------------------------------------------------
-
-struct poller::state {
-  std::vector<zmq_pollitem_t> items;
-};
-
-poller::poller() : state_(std::make_unique<state>()) {}
-poller::~poller() = default;
-poller::poller(poller&&) noexcept = default;
-poller& poller::operator=(poller&&) noexcept = default;
-
-std::size_t poller::add(const socket& s) {
-  state_->items.push_back({s.handle(), 0, ZMQ_POLLIN, 0});
-  return state_->items.size() - 1;
-}
-
-std::size_t poller::add(const wake_signal& signal) { return add_descriptor(signal.descriptor()); }
-
-std::size_t poller::add_descriptor(int descriptor) {
-  state_->items.push_back({nullptr, descriptor, ZMQ_POLLIN, 0});
-  return state_->items.size() - 1;
-}
-
-void poller::clear() { state_->items.clear(); }
-
-std::size_t poller::wait(std::chrono::nanoseconds timeout) {
-  const auto rounded = std::chrono::ceil<std::chrono::milliseconds>(std::max(timeout, std::chrono::nanoseconds{0}));
-  auto& items = state_->items;
-  const int ready = zmq_poll(items.data(), static_cast<int>(items.size()), rounded.count());
-  if (ready >= 0) return static_cast<std::size_t>(ready);
-  for (auto& item : items) item.revents = 0;
-  return 0;
-}
-
-bool poller::readable(std::size_t number) const { return (state_->items.at(number).revents & ZMQ_POLLIN) != 0; }
-
 // -- link_monitor -------------------------------------------------------------------------------------------------
 
 result<link_monitor> link_monitor::watch(socket& target) {
@@ -405,7 +375,11 @@ link_monitor::~link_monitor() {
 std::optional<link_event> link_monitor::next() {
   while (true) {
     frame head;
-    if (zmq_msg_recv(head.handle(), events_.handle(), ZMQ_DONTWAIT) < 0) return std::nullopt;
+    events_.note_use();
+    if (zmq_msg_recv(head.handle(), events_.handle(), ZMQ_DONTWAIT) < 0) {
+      events_.note_empty();
+      return std::nullopt;
+    }
     frame address;
     if (zmq_msg_more(head.handle()) == 0 || zmq_msg_recv(address.handle(), events_.handle(), ZMQ_DONTWAIT) < 0) {
       return std::nullopt;

@@ -77,6 +77,13 @@ class socket {
   // For libzmq calls; nullptr once moved from.
   [[nodiscard]] void* handle() const { return handle_; }
 
+  // A socket's descriptor tells of a message only until the socket is used in any way, by sending for one. So who uses
+  // the handle says so, and a poller then asks the socket itself, which takes a system call more.
+  void note_use() const { may_have_messages_ = true; }
+  // A receive has just found none.
+  void note_empty() const { may_have_messages_ = false; }
+  [[nodiscard]] bool may_have_messages() const { return may_have_messages_; }
+
  private:
   struct ipc_file {
     std::string path;
@@ -88,6 +95,7 @@ class socket {
   std::shared_ptr<context> context_;
   void* handle_{};
   socket_kind kind_{socket_kind::dealer};
+  mutable bool may_have_messages_{true};
   std::vector<ipc_file> ipc_files_;
 };
 

@@ -13,6 +13,7 @@
 #include <spdlog/spdlog.h>
 
 #include "common/wire/framing.hpp"
+#include "common/wire/scratch_message.hpp"
 #include "common/wire/server_socket.hpp"
 #include "common/wire/shared_memory.hpp"
 #include "expert_node/shell/call_decoder.hpp"
@@ -197,7 +198,8 @@ void data_server::impl::receive_waiting() {
 
 void data_server::impl::handle(wire::received& got) {
   if (!got.message) return refuse_message(got, got.message.error());
-  proto::RouterToExpert envelope;
+  wire::scratch_message<proto::RouterToExpert> scratch;
+  auto& envelope = *scratch;
   if (auto parsed = got.message->parse(envelope); !parsed) return refuse_message(got, parsed.error());
   if (envelope.has_hello()) return on_hello(got, envelope.hello());
   on_run(got, envelope.run());
@@ -373,7 +375,8 @@ result<void> data_server::impl::send_answer(const expert_call& call) {
   if (link == links_.end() || link->second.number != call.id.router || link->second.segment != storage->segment) {
     return fail(errc::unavailable, "the router has gone");
   }
-  proto::ExpertToRouter envelope;
+  wire::scratch_message<proto::ExpertToRouter> scratch;
+  auto& envelope = *scratch;
   auto& done = *envelope.mutable_done();
   done.set_request_id(call.id.request.value);
   done.set_attempt(call.id.attempt);

@@ -58,22 +58,20 @@ client_server::client_server(std::vector<wire::socket> sockets, const router_ide
 client_server::~client_server() = default;
 
 void client_server::add_to(wire::poller& poller) {
-  for (const auto& socket : sockets_) poller.add(socket);
+  polled_.clear();
+  for (const auto& socket : sockets_) polled_.push_back(poller.add(socket));
 }
 
-bool client_server::handle(time_point now) {
+void client_server::handle(const wire::poller& poller, time_point now) {
   streams_.handle(now);
-  bool may_have_more = false;
   for (std::size_t i = 0; i < sockets_.size(); ++i) {
-    int count = 0;
-    for (; count < limits::queued_messages_max; ++count) {
+    if (!poller.readable(polled_[i])) continue;
+    for (int count = 0; count < limits::queued_messages_max; ++count) {
       auto got = wire::receive(sockets_[i]);
       if (!got) break;
       handle_message(i, *got, now);
     }
-    may_have_more = may_have_more || count == limits::queued_messages_max;
   }
-  return may_have_more;
 }
 
 void client_server::handle_message(std::size_t socket, wire::received& got, time_point now) {

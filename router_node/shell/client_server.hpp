@@ -49,8 +49,8 @@ class client_server final : private client_door {
   ~client_server() override;
 
   void add_to(wire::poller& poller);
-  // Reads what has arrived, but not more than a bounded number. True: there may be more.
-  bool handle(time_point now);
+  // Reads what has arrived, but not more than a bounded number: the poller's next wait tells of the rest.
+  void handle(const wire::poller& poller, time_point now);
   // From now on new requests are refused as unavailable.
   void close() { is_closed_ = true; }
   [[nodiscard]] client_streams& streams() { return streams_; }
@@ -88,6 +88,7 @@ class client_server final : private client_door {
   [[nodiscard]] bool has_said_hello(const address& to);
 
   std::vector<wire::socket> sockets_;
+  std::vector<std::size_t> polled_;  // their numbers in the poller
   const router_identity& self_;
   const model_plan& plan_;
   layer_service& service_;

@@ -10,6 +10,7 @@
 #include "common/limits.hpp"
 #include "common/wire/address.hpp"
 #include "common/wire/framing.hpp"
+#include "common/wire/scratch_message.hpp"
 #include "proto/router_expert.pb.h"
 #include "router_node/core/combine.hpp"
 
@@ -312,7 +313,8 @@ result<void> expert_link::send(const outgoing_call& call, const row_source& rows
   if (bytes > current->tensor_bytes_max) {
     return fail(errc::too_large, fmt::format("{} bytes of rows, the host takes {}", bytes, current->tensor_bytes_max));
   }
-  proto::RouterToExpert envelope;
+  wire::scratch_message<proto::RouterToExpert> scratch;
+  auto& envelope = *scratch;
   fill_envelope(call, *envelope.mutable_run());
   sent_call sent{.rows = static_cast<std::uint32_t>(call.rows.size()),
                  .hidden = rows.hidden,
@@ -338,7 +340,8 @@ result<void> expert_link::send(const outgoing_call& call, const row_source& rows
 // -- answers ------------------------------------------------------------------------------------------------------
 
 void expert_link::handle_message(wire::incoming_message message, time_point now) {
-  proto::ExpertToRouter envelope;
+  wire::scratch_message<proto::ExpertToRouter> scratch;
+  auto& envelope = *scratch;
   if (auto parsed = message.parse(envelope); !parsed) {
     owner_.on_bad_message(node_.name, parsed.error());
     return close_and_retry("malformed message: " + parsed.error().message, now);

@@ -35,17 +35,16 @@ router_loop::~router_loop() = default;
 void router_loop::run() {
   refreshed_ = std::chrono::steady_clock::now();
   fill_poller();
-  bool may_have_more = false;
   while (true) {
     auto now = std::chrono::steady_clock::now();
-    poller_.wait(may_have_more ? 0ns : time_to_wait(now));
+    poller_.wait(time_to_wait(now));
     now = std::chrono::steady_clock::now();
     for (auto& order : inbox_.take()) {
       std::visit([&](auto& what) { obey(std::move(what), now); }, order);
     }
     // Answers before new requests: what is begun is finished first.
     service_.run(poller_, now);
-    may_have_more = clients_.handle(now);
+    clients_.handle(poller_, now);
     desk_.tick(now);
     if (now - refreshed_ >= refresh_interval) refresh(now);
     if (service_.take_links_changed()) count_links();

@@ -4,11 +4,13 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <zmq.h>
 
 #include <csignal>
 #include <cstring>
@@ -197,6 +199,44 @@ TEST(wake_signal, interrupts_a_wait_and_counts_once) {
   EXPECT_TRUE(waiting.readable(number));
   other.join();
   signal.clear();
+  EXPECT_EQ(waiting.wait(0ms), 0U);
+  EXPECT_FALSE(waiting.readable(number));
+}
+
+// libzmq's descriptor says "look at me" once; whoever uses the socket meanwhile has looked, and it says no more.
+TEST(poller, sees_a_message_whose_signal_a_send_has_taken) {
+  temporary_folder folder;
+  auto ctx = must(context::make());
+  auto server = make(ctx, socket_kind::router);
+  must(server.bind(folder.ipc("x")));
+  auto client = make(ctx, socket_kind::dealer);
+  must(client.connect(folder.ipc("x")));
+  proto::RouterToExpert hello;
+  hello.mutable_hello();
+  send_when_connected(client, hello);
+  const auto greeting = receive_within(server);
+  ASSERT_TRUE(greeting);
+  poller waiting;
+  const auto number = waiting.add(client);
+  EXPECT_EQ(waiting.wait(0ms), 0U);
+
+  int descriptor = -1;
+  std::size_t size = sizeof descriptor;
+  ASSERT_EQ(zmq_getsockopt(client.handle(), ZMQ_FD, &descriptor, &size), 0);
+  proto::ExpertToRouter answer;
+  answer.mutable_welcome();
+  must(outgoing_message().send(server, answer, greeting->routing_id));
+  pollfd arrival{descriptor, POLLIN, 0};
+  ASSERT_EQ(::poll(&arrival, 1, 10'000), 1);
+  // libzmq looks at its commands at most once a millisecond while it sends.
+  ASSERT_TRUE(eventually([&] {
+    must(outgoing_message().send(client, hello));
+    return ::poll(&arrival, 1, 0) == 0;
+  }));
+  EXPECT_EQ(waiting.wait(patience), 1U);
+  EXPECT_TRUE(waiting.readable(number));
+  ASSERT_TRUE(receive(client));
+  EXPECT_FALSE(receive(client));
   EXPECT_EQ(waiting.wait(0ms), 0U);
   EXPECT_FALSE(waiting.readable(number));
 }
