@@ -12,10 +12,23 @@ Bits load(const std::byte* from) {
   return bits;
 }
 
+template <dtype Type>
+inline __attribute__((always_inline)) float element(const std::byte* row, std::size_t index) {
+  if constexpr (Type == dtype::f32) return load<float>(row + 4 * index);
+  const auto bits = load<std::uint16_t>(row + 2 * index);
+  return Type == dtype::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+}
+
+template <dtype Type>
+inline __attribute__((always_inline)) void add_body(float* __restrict sum, const std::byte* __restrict row,
+                                                    std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) sum[i] += element<Type>(row, i);
+}
+
 // A value is NaN or infinite when all bits of its exponent are set. Found per block, so that the usual case, none at
 // all, is a loop without branches.
 template <class Bits>
-std::size_t find_full_exponent(const std::byte* values, std::size_t count, Bits exponent) {
+inline __attribute__((always_inline)) std::size_t find_body(const std::byte* values, std::size_t count, Bits exponent) {
   constexpr std::size_t block = 1024;
   for (std::size_t begin = 0; begin < count; begin += block) {
     const auto end = begin + block < count ? begin + block : count;
@@ -31,20 +44,61 @@ std::size_t find_full_exponent(const std::byte* values, std::size_t count, Bits 
   return count;
 }
 
+// Both loops twice: compiled for every processor, and for those with AVX-512. The same sums.
+template <dtype Type>
+void add_plain(float* sum, const std::byte* row, std::size_t count) {
+  add_body<Type>(sum, row, count);
+}
+template <class Bits>
+std::size_t find_plain(const std::byte* values, std::size_t count, Bits exponent) {
+  return find_body(values, count, exponent);
+}
+
+#if defined(__x86_64__)
+#define TROUPE_AVX512 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl")))
+
+template <dtype Type>
+TROUPE_AVX512 void add_avx512(float* sum, const std::byte* row, std::size_t count) {
+  add_body<Type>(sum, row, count);
+}
+template <class Bits>
+TROUPE_AVX512 std::size_t find_avx512(const std::byte* values, std::size_t count, Bits exponent) {
+  return find_body(values, count, exponent);
+}
+
+bool has_avx512() {
+  static const bool has =
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  return has;
+}
+#endif
+
+template <dtype Type>
+void add_elements(float* sum, const std::byte* row, std::size_t count) {
+#if defined(__x86_64__)
+  if (has_avx512()) return add_avx512<Type>(sum, row, count);
+#endif
+  add_plain<Type>(sum, row, count);
+}
+
+template <class Bits>
+std::size_t find_full_exponent(const std::byte* values, std::size_t count, Bits exponent) {
+#if defined(__x86_64__)
+  if (has_avx512()) return find_avx512(values, count, exponent);
+#endif
+  return find_plain(values, count, exponent);
+}
+
 }  // namespace
 
 void add_row(std::span<float> sum, const std::byte* row, dtype type) {
-  const auto n = sum.size();
-  auto* target = sum.data();
   switch (type) {
     case dtype::bf16:
-      for (std::size_t i = 0; i < n; ++i) target[i] += bf16_to_f32(load<std::uint16_t>(row + 2 * i));
-      return;
+      return add_elements<dtype::bf16>(sum.data(), row, sum.size());
     case dtype::f16:
-      for (std::size_t i = 0; i < n; ++i) target[i] += f16_to_f32(load<std::uint16_t>(row + 2 * i));
-      return;
+      return add_elements<dtype::f16>(sum.data(), row, sum.size());
     default:
-      for (std::size_t i = 0; i < n; ++i) target[i] += load<float>(row + 4 * i);
+      return add_elements<dtype::f32>(sum.data(), row, sum.size());
   }
 }
 

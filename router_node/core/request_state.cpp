@@ -8,7 +8,6 @@
 namespace troupe::router {
 
 request_state::request_state(request_id number, dispatch_request accepted) : id(number), input(std::move(accepted)) {
-  sums.resize(std::size_t{input.rows} * input.hidden);
   flags.resize(input.rows);
 }
 
@@ -65,7 +64,7 @@ void request_state::choose_again(const model::routing& chosen, const std::vector
     if (!chosen.dropped.empty()) std::copy_n(&chosen.dropped[at], k, &input.routing.dropped[at]);
     flags[row] = static_cast<std::uint8_t>(flags[row] & ~flag_dropped);  // add_terms says it anew
     ignore_through[row] = static_cast<std::uint32_t>(calls.size());
-    std::fill_n(sums.begin() + std::ptrdiff_t{row} * input.hidden, input.hidden, 0.0F);
+    if (!sums.empty()) std::fill_n(sums.begin() + std::ptrdiff_t{row} * input.hidden, input.hidden, 0.0F);
   }
   for (auto& t : terms) {
     if (!t.is_open()) continue;
@@ -133,6 +132,7 @@ void request_state::combine_ready() {
 }
 
 void request_state::combine(const call& answered, std::uint32_t attempt, const partial_rows& output) {
+  make_sums();
   const auto hidden = std::size_t{input.hidden};
   const auto row_bytes = hidden * bytes_per_element(input.wire);
   const auto* from = output.bytes.data();
@@ -144,7 +144,11 @@ void request_state::combine(const call& answered, std::uint32_t attempt, const p
   }
 }
 
+// Not before there is something to add: by then the hosts are at work.
+void request_state::make_sums() { sums.resize(std::size_t{input.rows} * input.hidden); }
+
 layer_result request_state::take_result() {
+  make_sums();
   for (std::size_t row = 0; row < scale.size(); ++row) {
     if (scale[row] == 1.0F) continue;
     for (auto& value : std::span(sums).subspan(row * input.hidden, input.hidden)) value *= scale[row];

@@ -89,7 +89,7 @@ struct request_state {
   std::vector<call> calls;  // the call of attempt n stands at n - 1
   std::vector<exclusion> exclusions;
   std::size_t combined{};                     // calls before this one are combined or given up
-  std::vector<float> sums;                    // [T, H]
+  std::vector<float> sums;                    // [T, H]; empty before the first answer
   std::vector<std::uint8_t> flags;            // [T]
   std::vector<std::uint32_t> ignore_through;  // [T]: rows of calls up to this attempt do not count; empty: none
   std::vector<float> scale;                   // [T]: renormalise; empty: none
@@ -122,6 +122,7 @@ struct request_state {
   [[nodiscard]] layer_result take_result();
 
  private:
+  void make_sums();
   void combine(const call& answered, std::uint32_t attempt, const partial_rows& output);
   [[nodiscard]] double weight_left(std::uint32_t row) const;
 };

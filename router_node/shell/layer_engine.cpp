@@ -14,6 +14,8 @@
 namespace troupe::router {
 namespace {
 
+constexpr std::uint32_t gate_rows_per_task = 64;
+
 struct layer_weights {
   model::gating gate;
   std::optional<model::gating> limited;  // the gate under the group limit, where there is one
@@ -62,6 +64,7 @@ result<layer_weights> read_layer(const model::checkpoint& checkpoint, const mode
 }  // namespace
 
 struct layer_engine::state {
+  std::shared_ptr<compute::work_team> team;
   std::vector<layer_weights> layers;
 };
 
@@ -73,15 +76,12 @@ result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint
   auto gates = model::limit_groups(checkpoint.model(), limit);
   if (!gates) return fail(gates.error());
   const auto& layers = checkpoint.model().layers;
-  std::shared_ptr<compute::work_team> team;  // one for all layers; none where no layer has a shared expert
-  if (std::ranges::any_of(layers, [](const auto& layer) { return layer.shared.has_value(); })) {
-    auto started = compute::work_team::start(threads, "shared experts");
-    if (!started) return fail(started.error());
-    team = std::move(*started);
-  }
+  auto team = compute::work_team::start(threads, "gates and shared experts");  // one for all layers
+  if (!team) return fail(team.error());
   auto made = std::make_unique<state>();
+  made->team = *team;
   for (const auto& layer : layers) {
-    auto weights = read_layer(checkpoint, layer, type, team);
+    auto weights = read_layer(checkpoint, layer, type, *team);
     if (!weights) return fail(weights.error());
     if (limit.groups != 0) weights->limited = (*gates)[made->layers.size()];
     made->layers.push_back(std::move(*weights));
@@ -89,9 +89,16 @@ result<std::unique_ptr<layer_engine>> layer_engine::make(const model::checkpoint
   return std::unique_ptr<layer_engine>(new layer_engine(std::move(made)));
 }
 
-std::vector<float> layer_engine::logits(const layer_plan& layer, const float* x, std::uint32_t rows) const {
+result<std::vector<float>> layer_engine::logits(const layer_plan& layer, const float* x, std::uint32_t rows) const {
   std::vector<float> y(std::size_t{rows} * layer.num_experts);
-  state_->layers[layer.place].product.run(x, rows, y.data());
+  const auto& product = state_->layers[layer.place].product;
+  const auto tasks = (rows + gate_rows_per_task - 1) / gate_rows_per_task;
+  auto multiply = [&](std::uint32_t task, std::uint32_t) {
+    const std::size_t begin = std::size_t{task} * gate_rows_per_task;
+    const auto count = std::min<std::size_t>(rows - begin, gate_rows_per_task);
+    product.run(x + begin * layer.hidden, static_cast<std::uint32_t>(count), y.data() + begin * layer.num_experts);
+  };
+  if (auto done = state_->team->run(tasks, tasks == 1, multiply); !done) return fail(done.error());
   return y;
 }
 

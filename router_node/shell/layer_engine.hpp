@@ -21,7 +21,7 @@ namespace troupe::router {
 class layer_engine {
  public:
   // Reads gates and shared experts of every layer. `type`: what shared experts are computed in (f32 or bf16); gates are
-  // always f32. `threads`: for shared experts. `limit`: what limit_groups refuses is refused.
+  // always f32. `threads`: for gates and shared experts. `limit`: what limit_groups refuses is refused.
   [[nodiscard]] static result<std::unique_ptr<layer_engine>> make(const model::checkpoint& checkpoint, dtype type,
                                                                   std::uint32_t threads,
                                                                   const model::group_limit& limit = {});
@@ -29,8 +29,8 @@ class layer_engine {
   layer_engine(const layer_engine&) = delete;
   layer_engine& operator=(const layer_engine&) = delete;
 
-  // x [rows, H] f32 -> logits [rows, N].
-  [[nodiscard]] std::vector<float> logits(const layer_plan& layer, const float* x, std::uint32_t rows) const;
+  // x [rows, H] f32 -> logits [rows, N]. internal when a product fails.
+  [[nodiscard]] result<std::vector<float>> logits(const layer_plan& layer, const float* x, std::uint32_t rows) const;
   // `exploring`: not together with a group limit, which has no use for it.
   [[nodiscard]] result<model::routing> choose(const layer_plan& layer, std::span<const float> logits,
                                               model::expert_mask mask, const model::exploration& exploring = {}) const;

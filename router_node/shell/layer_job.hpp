@@ -10,6 +10,7 @@
 
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "common/raw_vector.hpp"
 #include "common/tensor.hpp"
 #include "model/gating.hpp"
 #include "router_node/core/layer_plan.hpp"
@@ -23,8 +24,8 @@ struct layer_answer {
   std::uint32_t rows{};
   std::uint32_t hidden{};
   std::uint32_t top_k{};
-  std::vector<std::byte> output;         // [T, H]: the whole block
-  std::vector<std::byte> routed;         // [T, H]; empty: equal to output
+  raw_vector<std::byte> output;          // [T, H]: the whole block
+  raw_vector<std::byte> routed;          // [T, H]; empty: equal to output
   std::vector<std::int32_t> expert_ids;  // [T, k]
   std::vector<float> expert_weights;     // [T, k]
   std::vector<std::uint8_t> flags;       // [T]

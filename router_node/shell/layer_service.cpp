@@ -17,12 +17,12 @@ namespace troupe::router {
 struct layer_service::pending {
   layer_job job;
   std::uint32_t rows{};
-  const float* x{};                 // [T, H] f32: the job's own bytes, or converted
-  std::vector<float> converted;     // empty: x are the job's bytes
-  std::vector<std::byte> narrowed;  // rows in the wire dtype, where that is neither the job's nor x
-  row_source source;                // rows in the wire dtype
-  std::vector<float> logits;        // kept for substitution
-  std::vector<float> shared;        // [T, H]; empty: none, or not yet computed
+  const float* x{};                // [T, H] f32: the job's own bytes, or converted
+  raw_vector<float> converted;     // empty: x are the job's bytes
+  raw_vector<std::byte> narrowed;  // rows in the wire dtype, where that is neither the job's nor x
+  row_source source;               // rows in the wire dtype
+  std::vector<float> logits;       // kept for substitution
+  std::vector<float> shared;       // [T, H]; empty: none, or not yet computed
   bool shared_failed{};
   std::vector<std::uint32_t> hosts_of_row;  // [T]: calls that took the row along
   std::uint32_t messages{};
@@ -132,7 +132,9 @@ result<dispatch_request> layer_service::prepare(pending& p) const {
     }
     return request;
   }
-  p.logits = engine_.logits(layer, p.x, p.rows);
+  auto logits = engine_.logits(layer, p.x, p.rows);
+  if (!logits) return fail(logits.error());
+  p.logits = std::move(*logits);
   auto chosen = engine_.choose(layer, p.logits, present, exploration_of(layer));
   if (!chosen) return fail(chosen.error());
   request.routing = std::move(*chosen);
@@ -358,7 +360,7 @@ std::shared_ptr<const layer_answer> layer_service::make_answer(pending& p, layer
   answer->top_k = result.routing.top_k;
   const auto count = result.sums.size();
   const auto to_bytes = [&](const std::vector<float>& values) {
-    std::vector<std::byte> bytes(count * bytes_per_element(answer->type));
+    raw_vector<std::byte> bytes(count * bytes_per_element(answer->type));
     convert(dtype::f32, reinterpret_cast<const std::byte*>(values.data()), answer->type, bytes.data(), count);
     return bytes;
   };
