@@ -50,8 +50,20 @@ void node_latency::on_answer(host_index host, const call_id& id, time_point now)
   if (n.pace == node_pace::normal) cost_.record(size, taken);
   const auto expected = cost_.expected(size);
   if (expected <= 0) return;
-  n.samples.push_back({now, taken, expected});
+  keep(n, {taken, expected}, now);
+}
+
+void node_latency::keep(node& n, const sample& s, time_point ended) {
+  n.samples.push_back(s);
   if (n.samples.size() > samples_max) n.samples.pop_front();
+  if (n.intervals.empty() || ended - n.intervals.back().begin >= limits::node_pace_check_interval) {
+    n.intervals.push_back({.begin = ended});
+  }
+  while (ended - n.intervals.front().begin > limits::node_pace_window) n.intervals.pop_front();
+  auto& newest = n.intervals.back();
+  newest.taken += s.taken;
+  newest.expected += s.expected;
+  ++newest.calls;
 }
 
 void node_latency::forget(host_index host, const call_id& id) { at(host).under_way.erase(id); }
@@ -103,14 +115,20 @@ void node_latency::on_probe(host_index host, time_point now, std::mt19937_64& ra
 
 node_latency::score node_latency::score_of(const node& n, time_point now) const {
   score sum;
-  // Probes are rare: a quarantined host is judged by the last few, however old.
-  const auto probes = n.samples.size() > calls_min ? n.samples.size() - calls_min : 0;
-  for (std::size_t i = n.pace == node_pace::quarantined ? probes : 0; i < n.samples.size(); ++i) {
-    const auto& s = n.samples[i];
-    if (n.pace != node_pace::quarantined && now - s.ended > limits::node_pace_window) continue;
-    sum.taken += s.taken;
-    sum.expected += s.expected;
-    ++sum.calls;
+  if (n.pace == node_pace::quarantined) {
+    // Probes are rare: it is judged by the last few, however old.
+    for (auto i = n.samples.size() - std::min<std::size_t>(n.samples.size(), calls_min); i < n.samples.size(); ++i) {
+      sum.taken += n.samples[i].taken;
+      sum.expected += n.samples[i].expected;
+      ++sum.calls;
+    }
+  } else {
+    for (const auto& i : n.intervals) {
+      if (now - i.begin > limits::node_pace_window) continue;
+      sum.taken += i.taken;
+      sum.expected += i.expected;
+      sum.calls += i.calls;
+    }
   }
   for (const auto& [id, call] : n.under_way) {
     const auto waited = seconds_of(now - call.sent);
@@ -184,6 +202,7 @@ void node_latency::enter(host_index host, node_pace pace, const score& own, doub
   if (pace == node_pace::slow) return;  // its samples count on towards quarantine
   n.checks_above = 0;
   n.samples.clear();
+  n.intervals.clear();
 }
 
 // The cost of sorting is that of 256 numbers per host and check.

@@ -72,9 +72,15 @@ class node_latency {
     call_size size;
   };
   struct sample {
-    time_point ended;
     double taken{};     // seconds
     double expected{};  // seconds
+  };
+  // The calls that ended within a check interval, summed: however many there are, none of the window is forgotten.
+  struct interval {
+    time_point begin;
+    double taken{};
+    double expected{};
+    std::uint32_t calls{};
   };
   struct node {
     node_pace pace{node_pace::normal};
@@ -82,7 +88,8 @@ class node_latency {
     std::uint32_t checks_above{};
     std::uint32_t checks_well{};
     std::map<call_id, call_under_way> under_way;
-    std::deque<sample> samples;
+    std::deque<interval> intervals;  // of the window
+    std::deque<sample> samples;      // the newest
     std::optional<incarnation_number> incarnation;
     time_point next_probe;
   };
@@ -96,6 +103,7 @@ class node_latency {
   };
 
   node& at(host_index host);
+  static void keep(node& n, const sample& s, time_point ended);
   [[nodiscard]] const node* find(host_index host) const { return host < nodes_.size() ? &nodes_[host] : nullptr; }
   [[nodiscard]] score score_of(const node& n, time_point now) const;
   [[nodiscard]] static bool is_telling(const node& n, const score& s);

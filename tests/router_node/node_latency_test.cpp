@@ -171,6 +171,37 @@ TEST_F(pacing, another_run_of_the_host_begins_as_normal) {
   EXPECT_EQ(latency_.pace(2), node_pace::normal);
 }
 
+// Between its stops a host of small experts answers thousands of calls; those that it kept waiting must count beside
+// them.
+TEST(node_latency, stops_are_noticed_however_many_calls_come_between) {
+  constexpr std::chrono::milliseconds period = 1s, stop = 800ms;
+  constexpr std::uint64_t clients = 4;
+  node_latency latency;
+  time_point now{1h};
+  std::uint64_t last = 0;
+  auto ask = [&](host_index host, nanoseconds taken) {
+    latency.on_sent(host, {{++last}, 1}, {4, 2}, now);
+    latency.on_answer(host, {{last}, 1}, now + taken);
+  };
+  std::vector<node_pace> changes;
+  for (auto since = 0ms; since < 5s && changes.size() < 2; since += 1ms, now += 1ms) {
+    const auto into = since % period;
+    for (std::uint64_t i = 0; i < clients; ++i) {
+      ask(0, 500us);
+      ask(1, 500us);
+      if (into >= stop) ask(2, 500us);
+    }
+    if (into == 0ms) {
+      for (std::uint64_t i = 0; i < clients; ++i) latency.on_sent(2, {{1'000'000 + i}, 1}, {4, 2}, now);
+    } else if (into == stop) {
+      for (std::uint64_t i = 0; i < clients; ++i) latency.on_answer(2, {{1'000'000 + i}, 1}, now);
+    }
+    if (latency.next_check() > now) continue;
+    for (auto& change : latency.check(now)) changes.push_back(change.to);
+  }
+  EXPECT_THAT(changes, ElementsAre(node_pace::slow, node_pace::quarantined));
+}
+
 TEST(node_latency, a_host_alone_is_compared_with_nobody) {
   node_latency latency;
   time_point now{1h};
