@@ -13,8 +13,10 @@ namespace {
 
 constexpr std::uint32_t nothing = no_expert;
 constexpr double even_target = 1e-3;  // worth changing counts for
-// Of the mean time: with a placement, less is not worth a move; without one, it is beyond what anybody can measure.
-constexpr double even_enough_to_stay = 3e-4, even_enough = 1e-6;
+// Of the mean time. With a placement, less is not worth a move: a part of what the replicas of a node differ by, which
+// falls with the square of how many there are. Without one, it is beyond what anybody can measure.
+constexpr double even_enough_to_stay = 0.025, even_enough = 1e-6;
+constexpr int tries = 16;
 
 }  // namespace
 
@@ -51,7 +53,12 @@ layer_plan load_planner::plan(std::span<const double> loads, std::span<const std
     fill();
     relieve(settings_.imbalance_target);
   }
-  if (moves_max_ < 0) even_out(had_placement ? even_enough_to_stay : even_enough);
+  if (moves_max_ < 0) {
+    const double own_slots = static_cast<double>(layer_.slots()) / layer_.nodes();
+    const double enough = had_placement ? even_enough_to_stay / (own_slots * own_slots) : even_enough;
+    even_out(enough);
+    try_others(enough);
+  }
   fill();  // slots that became free on a node which had more of them than there are experts
   plan.imbalance_after = layer_.imbalance();
   plan.expert_of_slot = layer_.slots_after(present);
@@ -146,6 +153,39 @@ void load_planner::even_out(double enough) {
   if (layer_.imbalance() <= even_target) return;
   relieve(even_target);
   swap_evenly(enough);
+}
+
+// Where no step helps any more, two steps by chance and all that help after them may, which small layers need most.
+void load_planner::try_others(double enough) {
+  std::minstd_rand random{1};  // equal input, equal plan
+  auto best = layer_;
+  for (auto left = tries; left > 0 && best.imbalance() > even_target; --left) {
+    layer_ = best;
+    step_by_chance(random);
+    step_by_chance(random);
+    even_out(enough);
+    if (layer_.imbalance() < best.imbalance() - even_enough) best = layer_;
+  }
+  layer_ = std::move(best);
+}
+
+// A spare replica gives its slot to another expert, or two replicas change places; half of the time on the fullest
+// node.
+void load_planner::step_by_chance(std::minstd_rand& random) {
+  auto below = [&](std::size_t bound) { return static_cast<std::uint32_t>(random() % bound); };
+  for (auto left = 8; left > 0; --left) {  // not each is allowed
+    const auto node = below(2) == 0 ? layer_.fullest() : below(layer_.nodes());
+    const auto gives = layer_.held_by(node)[below(layer_.held_by(node).size())];
+    if (below(2) == 0 && gives != layer_.experts() && layer_.is_spare(gives)) {
+      const auto takes = below(layer_.experts());
+      if (!layer_.may_hold(node, takes)) continue;
+      return layer_.replace(node, gives, takes);
+    }
+    const auto other = below(layer_.nodes());
+    const auto takes = layer_.held_by(other)[below(layer_.held_by(other).size())];
+    if (gives == takes || !layer_.may_swap(node, gives, other, takes)) continue;
+    return layer_.swap(node, gives, other, takes);
+  }
 }
 
 void load_planner::swap_evenly(double enough) {

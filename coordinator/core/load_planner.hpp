@@ -10,8 +10,8 @@
 //              above it most per move: one more replica in place of another expert's spare one (1 move), two replicas
 //              that change places (2 moves). Counts of replicas change only where that is the better step
 //   3 fill     free slots take another replica of the expert whose replicas are fullest
-//   4 even out without a limit of moves: changing places until the fullest node is 0.03 % above the mean or cannot get
-//              better
+//   4 even out without a limit of moves: changing places until the fullest node is hardly above the mean (0.03 % with 9
+//              slots per node) or cannot get better; where it ends too early, a few times more from two steps by chance
 //
 // Without a present placement: replicas one by one to the expert whose replicas are fullest, fullest replicas first to
 // the emptiest node, then 3 and 4 (as far as it gets). Always: at most one replica of an expert per node, replicas of
@@ -24,6 +24,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <random>
 #include <span>
 #include <string_view>
 #include <vector>
@@ -76,6 +77,8 @@ class load_planner {
   void relieve(double imbalance_wanted);
   void even_out(double enough);  // stops when the fullest node is that little above the mean
   void swap_evenly(double enough);
+  void try_others(double enough);
+  void step_by_chance(std::minstd_rand& random);
   struct evening {
     double fuller{};                 // time of the fuller one of the two nodes afterwards
     std::uint32_t other{no_expert};  // the node that the fullest changes places with

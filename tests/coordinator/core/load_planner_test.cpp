@@ -63,13 +63,14 @@ class dice {
 // The example to check by hand: three nodes of two slots, four experts with loads 6, 3, 2, 1: 12 in all, 4 per node.
 //   counts     expert 0 is fullest: 3 + 3; then experts 0 and 1 have 3 each, and 1 has fewer replicas: 1.5 + 1.5
 //   placement  3 -> a, 3 -> b, 2 -> c, 1.5 -> c, 1.5 -> a (the first of two alike), 1 -> b: 4.5, 4 and 3.5
-//   after that no two replicas can change places so that the fuller node gets emptier
+//   after that no two replicas can change places so that the fuller node gets emptier, and no spare replica can give
+//   its slot to another expert; but both together lead to 3 + 1 on each: 1 and 2, 0 and 2, 0 and 3
 TEST(load_planner, counts_then_places_the_fullest_first) {
   load_planner planner{equal_nodes(3, 2), {}};
   const std::vector<double> loads{6, 3, 2, 1};
   const auto plan = planner.plan(loads, {});
-  EXPECT_EQ(plan.expert_of_slot, (placement{0, 1, 0, 3, 2, 1}));
-  EXPECT_NEAR(plan.imbalance_after, 0.125, 1e-12);
+  EXPECT_EQ(bench::node_loads(loads, plan.expert_of_slot, std::vector<std::uint32_t>{2, 2, 2}),
+            (std::vector<double>{4, 4, 4}));
   EXPECT_TRUE(plan.moves.empty());
 }
 
@@ -247,6 +248,41 @@ INSTANTIATE_TEST_SUITE_P(shapes, load_planner_goals,
                          testing::Values(goal{0.5, 0.1, 10}, goal{0.5, 0.3, 25}, goal{0.5, 0.6, 50}, goal{0.8, 0.1, 10},
                                          goal{0.8, 0.3, 25}, goal{0.8, 0.6, 50}, goal{1.1, 0.1, 10}, goal{1.1, 0.3, 25},
                                          goal{1.1, 0.6, 50}));
+
+// The same without a limit of moves for layers of any size. EPLB may put two copies on one node, which splits a load
+// unevenly: in one layer in ten of the smallest shapes that is luck which no allowed placement has, so means are
+// compared.
+struct shape {
+  std::uint32_t experts, nodes, slots_per_node;
+};
+class load_planner_shapes : public testing::TestWithParam<shape> {};
+
+TEST_P(load_planner_shapes, are_planned_at_least_as_evenly_as_by_the_published_balancer) {
+  const auto experts = GetParam().experts, node_count = GetParam().nodes, own_slots = GetParam().slots_per_node;
+  const auto nodes = equal_nodes(node_count, own_slots);
+  const auto node_slots = slots_of(nodes);
+  load_planner planner{nodes, {}};
+  dice random{experts * 1000 + node_count};
+  double first = 0, next = 0, published_first = 0, published_next = 0;
+  auto published = [&](const std::vector<double>& loads) {
+    const auto held = bench::eplb(loads, {experts, node_count * own_slots, node_count, 1, 1});
+    return bench::imbalance(loads, held, node_slots);
+  };
+  for (int layer = 0; layer < 30; ++layer) {
+    const auto before = random.zipf(experts, 0.5);
+    const auto after = random.shaken(before, 0.3);
+    const auto placed = planner.plan(before, {});
+    first += placed.imbalance_after;
+    next += planner.plan(after, placed.expert_of_slot).imbalance_after;
+    published_first += published(before);
+    published_next += published(after);
+  }
+  EXPECT_LE(first, published_first + 1e-9);
+  EXPECT_LE(next, published_next + 1e-9);
+}
+INSTANTIATE_TEST_SUITE_P(shapes, load_planner_shapes,
+                         testing::Values(shape{8, 2, 5}, shape{8, 2, 6}, shape{8, 4, 3}, shape{8, 8, 2}, shape{8, 8, 3},
+                                         shape{16, 4, 5}, shape{64, 8, 9}, shape{128, 4, 33}, shape{512, 8, 65}));
 
 // The published balancer, by hand: loads 90, 40, 30, 20, six slots, two nodes. 90 is split, and its halves (45) are
 // still the fullest: 30, 30, 30. Packed largest first: 40 -> a, 30 -> b, 30 -> b, 30 -> a, 30 -> b, 20 -> a: 90 and 90.
