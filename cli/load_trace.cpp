@@ -32,7 +32,10 @@ void split(std::string_view line, std::vector<std::string_view>& fields) {
   fields.clear();
   for (;;) {
     const auto comma = line.find(',');
-    fields.push_back(trimmed(line.substr(0, comma)));
+    auto field = trimmed(line.substr(0, comma));
+    // Numbers and these names hold no comma, so quotes, as R writes them around the header, say nothing.
+    if (field.size() >= 2 && field.front() == '"' && field.back() == '"') field = field.substr(1, field.size() - 2);
+    fields.push_back(field);
     if (comma == std::string_view::npos) return;
     line.remove_prefix(comma + 1);
   }
@@ -107,7 +110,7 @@ class parser {
     const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), row.load);
     const bool whole = !text.empty() && code == std::errc{} && end == text.data() + text.size();
     if (!whole || !std::isfinite(row.load) || row.load < 0 || row.load > load_max) {
-      return problem(fmt::format("load is '{}'", printable(text)), "give a finite number of 0 or more");
+      return problem(fmt::format("load is '{}'", printable(text)), "give a number from 0 to 1e100");
     }
     rows_.push_back(row);
     return {};

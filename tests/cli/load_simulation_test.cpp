@@ -39,6 +39,14 @@ TEST(load_trace, reads_columns_by_name_in_any_order) {
   EXPECT_EQ(seen, (std::vector<step>{{{1000, 0}, {0, 0, 0}}, {{0, 2.5}, {0, 0, 4}}}));
 }
 
+TEST(load_trace, reads_quoted_fields) {
+  const auto trace = parse("\"\",\"step\",\"layer\",\"expert\",\"load\"\n\"1\",0,\"2\",1,\"3.5\"\n");
+  ASSERT_TRUE(trace) << trace.error().message;
+  EXPECT_EQ(trace->layers, (std::vector<std::uint32_t>{2}));
+  EXPECT_EQ(trace->rows.at(0).load, 3.5);
+  EXPECT_FALSE(parse("step,layer,expert,load\n0,0,0,\"\n"));
+}
+
 struct bad_file {
   const char* text;
   const char* message;
@@ -58,6 +66,7 @@ INSTANTIATE_TEST_SUITE_P(
                     bad_file{"step,layer,expert,load,load\n", "line 1: column 'load' is there twice"},
                     bad_file{"step,layer,expert,load\n0,0,0,1\n0,0,1,-3\n", "line 3: load is '-3'"},
                     bad_file{"step,layer,expert,load\n0,0,0,nan\n", "line 2: load is 'nan'"},
+                    bad_file{"step,layer,expert,load\n0,0,0,1e300\n", "give a number from 0 to 1e100"},
                     bad_file{"step,layer,expert,load\n0,0,0,inf\n", "line 2: load is 'inf'"},
                     bad_file{"step,layer,expert,load\n0,0,0,1e300\n", "line 2: load is '1e300'"},
                     bad_file{"step,layer,expert,load\n0,0,0,\n", "line 2: load is ''"},

@@ -52,6 +52,12 @@ std::optional<candidate> coldest_of(const layer_load& layer, const policy_settin
   return result;
 }
 
+std::string in_words(std::chrono::duration<double> time) {
+  if (time < std::chrono::minutes(2)) return fmt::format("{:.0f} s", time.count());
+  if (time < std::chrono::hours(2)) return fmt::format("{:.3g} min", time.count() / 60);
+  return fmt::format("{:.3g} h", time.count() / 3600);
+}
+
 }  // namespace
 
 std::vector<proposal> propose_prunes(const policy_input& input, const policy_settings& settings) {
@@ -60,17 +66,15 @@ std::vector<proposal> propose_prunes(const policy_input& input, const policy_set
     if (auto found = coldest_of(layer, settings)) coldest.push_back(*found);
   }
   std::ranges::stable_sort(coldest, {}, &candidate::matters);
-  auto hours = std::chrono::duration<double, std::ratio<3600>>(settings.prune_window).count();
   std::vector<proposal> proposals;
   for (const auto& cold : coldest) {
     auto rows_share = static_cast<double>(cold.rows) / static_cast<double>(cold.layer_rows);
     proposals.push_back(
         {change_presence{cold.expert, change_presence::verb::prune, false, true}, "pruning",
-         fmt::format(
-             "{} of its layer's {} rows in {:.3g} h were its own, {:.2f} %, and {:.2f} % of their gate weight x "
-             "output norm (pruned under {:.1f} %); {:.1f} % of the layer's gate probability is pruned already",
-             cold.rows, cold.layer_rows, hours, 100 * rows_share, 100 * cold.norm_share, 100 * settings.prune_share,
-             100 * cold.masked_share)});
+         fmt::format("{} of its layer's {} rows in {} were its own, {:.2f} %, and {:.2f} % of their gate weight x "
+                     "output norm (pruned under {:.1f} %); {:.1f} % of the layer's gate probability is pruned already",
+                     cold.rows, cold.layer_rows, in_words(settings.prune_window), 100 * rows_share,
+                     100 * cold.norm_share, 100 * settings.prune_share, 100 * cold.masked_share)});
   }
   return proposals;
 }

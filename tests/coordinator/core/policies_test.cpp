@@ -79,6 +79,9 @@ TEST(pruning, takes_out_the_coldest_expert_below_its_share) {
   ASSERT_THAT(made, SizeIs(1));
   EXPECT_EQ(std::get<change_presence>(made[0].what).expert.index, 3U);
   EXPECT_THAT(made[0].why, HasSubstr("40 of its layer's 10000 rows in 24 h were its own, 0.40 %"));
+  policy_settings short_window;
+  short_window.prune_window = std::chrono::seconds(20);
+  EXPECT_THAT(propose_prunes(input, short_window)[0].why, HasSubstr("rows in 20 s were its own"));
 }
 
 TEST(pruning, judges_only_what_it_watched_and_nothing_that_is_fixed) {
