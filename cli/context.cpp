@@ -143,9 +143,11 @@ cluster_context context_from(const json& value) {
 
 tl::unexpected<error> system_failure(const fs::path& path, const char* what) {
   const int code = errno;
+  const bool is_full = code == ENOSPC || code == EDQUOT;
   return fail(code == EACCES || code == EPERM ? errc::permission_denied : errc::internal,
-              fmt::format("cannot {} {}: {} (user {}); choose another --data-dir, or make it yours with mode 0700",
-                          what, path.string(), std::strerror(code), ::getuid()));
+              fmt::format("cannot {} {}: {} (user {}); {}", what, path.string(), std::strerror(code), ::getuid(),
+                          is_full ? "free space on that disk, or choose another --data-dir"
+                                  : "choose another --data-dir, or make it yours with mode 0700"));
 }
 
 result<void> make_private_dir(const fs::path& path) {
@@ -190,6 +192,7 @@ result<void> save_context(const fs::path& data_dir, const cluster_context& conte
   const std::string text = to_json(context).dump(2) + '\n';
   const int descriptor = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
   if (descriptor < 0) return system_failure(temporary, "write");
+  errno = ENOSPC;  // what a write that stops short means
   const bool written =
       ::write(descriptor, text.data(), text.size()) == static_cast<ssize_t>(text.size()) && ::fsync(descriptor) == 0;
   ::close(descriptor);

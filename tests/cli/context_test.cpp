@@ -51,6 +51,14 @@ TEST_F(context_test, comes_back_as_it_was_saved_and_private) {
   EXPECT_EQ(loaded->processes[0].command, saved.processes[0].command);
 }
 
+TEST_F(context_test, a_full_disk_is_named) {
+  fs::create_symlink("/dev/full", folder_ / "context.json.tmp");
+  const auto saved = save_context(folder_, {});
+  ASSERT_FALSE(saved);
+  EXPECT_THAT(saved.error().message, testing::HasSubstr("No space left on device"));
+  EXPECT_THAT(saved.error().message, testing::HasSubstr("free space on that disk"));
+}
+
 TEST_F(context_test, a_missing_one_says_how_to_start_a_cluster) {
   const auto loaded = load_context(folder_);
   ASSERT_FALSE(loaded);
