@@ -1,6 +1,7 @@
 // troupe-coordinator: reads flags, starts the process, waits for a signal.
 #include <spdlog/spdlog.h>
 
+#include "common/build_commit.hpp"
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
 #include "common/daemon/process.hpp"
@@ -39,6 +40,8 @@ int main(int argc, char** argv) {
             "control address, tcp://HOST:PORT (P+1: heartbeats, P+2: admin); default: ipc");
   flags.add("--cluster-id", settings.cluster_id, "default: the launcher's, the one on disk, or a new one");
   if (auto exit_code = flags.parse(argc, argv)) return *exit_code;
+  settings.version = TROUPE_VERSION;
+  settings.commit = troupe::build_commit;
   settings.name = common.name;
   settings.data_dir = common.data_dir;
   settings.run_dir = troupe::daemon::run_folder(common);

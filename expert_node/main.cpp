@@ -12,6 +12,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/build_commit.hpp"
 #include "common/daemon/data_folder.hpp"
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
@@ -83,6 +84,7 @@ result<void> choose_device(const std::string& name, expert::node_options& option
 result<expert::node_options> to_options(const expert_flags& flags) {
   expert::node_options options;
   options.version = TROUPE_VERSION;
+  options.commit = build_commit;
   options.name = {flags.common.name};
   options.data_dir = flags.common.data_dir;
   options.run_dir = daemon::run_folder(flags.common);

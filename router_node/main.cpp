@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
+#include "common/build_commit.hpp"
 #include "common/daemon/data_folder.hpp"
 #include "common/daemon/flags.hpp"
 #include "common/daemon/log.hpp"
@@ -57,7 +58,7 @@ std::optional<int> parse(int argc, const char* const* argv, router_flags& flags)
 void complete(router_flags& flags) {
   auto& options = flags.options;
   options.version = TROUPE_VERSION;
-  options.commit = TROUPE_COMMIT;
+  options.commit = build_commit;
   options.name = {flags.common.name};
   options.data_dir = flags.common.data_dir;
   options.run_dir = daemon::run_folder(flags.common);

@@ -33,8 +33,6 @@
 namespace troupe::coordinator {
 namespace {
 
-constexpr const char* build_version = "0.1.0";
-
 // The ports of a running process: everything goes to the socket threads or into the log.
 class process_ports final : public coordinator_ports {
  public:
@@ -266,10 +264,10 @@ void daemon_process::state::start_actors() {
 result<void> daemon_process::state::start_http(const daemon_settings& settings) {
   if (settings.http.empty()) return {};
   metrics.add(http::process_metrics());
-  metrics.add(http::build_metrics(build_version, "", "cpu"));
+  metrics.add(http::build_metrics(settings.version, settings.commit, "cpu"));
   metrics.add(coordinator_metrics(view));
   http::probe_options probes;
-  probes.build = {build_version, "", "cpu"};
+  probes.build = {settings.version, settings.commit, "cpu"};
   probes.ready = [box = view] { return readiness(*box->get()); };
   probes.metrics = &metrics;
   auto started = http::server::start({settings.http, settings.name}, http::probe_routes(std::move(probes)));

@@ -15,6 +15,8 @@
 namespace troupe::coordinator {
 
 struct daemon_settings {
+  std::string version{"0.1.0"};
+  std::string commit;  // that the program was built from; empty: not known
   std::string name{"coordinator"};
   std::filesystem::path data_dir;
   std::filesystem::path run_dir;

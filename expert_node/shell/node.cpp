@@ -295,7 +295,8 @@ result<void> expert_node::impl::start_sockets() {
 }
 
 result<void> expert_node::impl::start_http() {
-  const http::build_info build{options_.version, "", "cpu"};
+  const http::build_info build{options_.version, options_.commit,
+                               options_.device == device_kind::cuda ? "cuda" : "cpu"};
   registry_.add(http::process_metrics());
   registry_.add(http::build_metrics(build.version, build.commit, build.backend));
   metrics_->register_with(registry_, {&data_->counters(), &loader_->counters(), &peers_->counters(),

@@ -23,6 +23,7 @@ enum class device_kind : std::uint8_t { cpu, reference, cuda };
 
 struct node_options {
   std::string version{"0.1.0"};
+  std::string commit;  // that the program was built from; empty: not known
   node_id name{"expert-0"};
   std::filesystem::path data_dir;              // keys
   std::filesystem::path run_dir;               // ipc sockets
