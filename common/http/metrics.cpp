@@ -69,6 +69,12 @@ void metric_family::add(label_list labels, const histogram& h) {
   samples.push_back({.labels = std::move(labels), .bounds = h.bounds(), .cumulative = h.cumulative(), .sum = h.sum()});
 }
 
+metric_family mailbox_family(const std::vector<std::pair<std::string, double>>& waiting) {
+  metric_family family{"moe_actor_mailbox_depth", "Messages that wait for the actor.", metric_kind::gauge};
+  for (const auto& [name, messages] : waiting) family.add({{"name", name}}, messages);
+  return family;
+}
+
 void metrics_registry::add(source from) {
   std::lock_guard lock(mutex_);
   sources_.push_back(std::move(from));

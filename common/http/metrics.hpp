@@ -99,4 +99,10 @@ class metrics_registry {
 // moe_build_info{version,commit,backend} 1
 [[nodiscard]] metrics_registry::source build_metrics(std::string version, std::string commit, std::string backend);
 
+// moe_actor_mailbox_depth{name}: messages that wait for each actor.
+[[nodiscard]] metric_family mailbox_family(const std::vector<std::pair<std::string, double>>& waiting);
+
+// moe_curve_handshake_failures_total: peers whose key was not let in.
+[[nodiscard]] metrics_registry::source handshake_metrics(std::function<std::uint64_t()> refusals);
+
 }  // namespace troupe::http

@@ -86,4 +86,11 @@ metrics_registry::source build_metrics(std::string version, std::string commit, 
   };
 }
 
+metrics_registry::source handshake_metrics(std::function<std::uint64_t()> refusals) {
+  return [refusals = std::move(refusals)](std::vector<metric_family>& families) {
+    append(families, "moe_curve_handshake_failures_total", "Connections over TCP whose key was not let in.",
+           metric_kind::counter, static_cast<double>(refusals()));
+  };
+}
+
 }  // namespace troupe::http

@@ -85,6 +85,7 @@ result<void> coordinator_link::send_query(const proto::NodeQuery& query) {
 incarnation_number coordinator_link::incarnation() const { return impl_->loop.incarnation(); }
 std::string coordinator_link::cluster_id() const { return impl_->loop.cluster_id(); }
 coordinator_state coordinator_link::state() const { return impl_->loop.state(); }
+heartbeat_totals coordinator_link::heartbeats() const { return impl_->heartbeats->totals(); }
 std::shared_ptr<const cluster_map> coordinator_link::map() const { return impl_->loop.map(); }
 
 }  // namespace troupe::node

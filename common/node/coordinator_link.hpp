@@ -64,6 +64,12 @@ struct coordinator_state {
   std::chrono::steady_clock::time_point since;
 };
 
+// Heartbeats to the coordinator, since the start.
+struct heartbeat_totals {
+  std::chrono::nanoseconds round_trip{};  // of the newest that was answered; 0: none was
+  std::uint64_t missed{};                 // answers that did not come, while joined
+};
+
 // Empty handlers are skipped.
 struct coordinator_link_handlers {
   // A map that is newer than all before. Call acknowledge() when the node works by it and by no older one.
@@ -120,6 +126,7 @@ class coordinator_link {
   // As given, or as learned from the coordinator; empty before.
   [[nodiscard]] std::string cluster_id() const;
   [[nodiscard]] coordinator_state state() const;
+  [[nodiscard]] heartbeat_totals heartbeats() const;
   // The newest map received; nullptr before the first.
   [[nodiscard]] std::shared_ptr<const cluster_map> map() const;
 

@@ -66,6 +66,11 @@ heartbeat_sender::clock::time_point heartbeat_sender::last_heard() const {
   return last_heard_;
 }
 
+heartbeat_totals heartbeat_sender::totals() const {
+  const std::lock_guard lock(mutex_);
+  return totals_;
+}
+
 bool heartbeat_sender::take_join_again() {
   const std::lock_guard lock(mutex_);
   return std::exchange(join_again_, false);
@@ -112,6 +117,7 @@ void heartbeat_sender::serve(const identity& who, std::uint64_t generation) {
   auto next_beat = opened;
   while (!stopping_.load() && this->generation() == generation) {
     const auto now = clock::now();
+    count_missed(now);
     if (now - std::max(opened, last_heard()) > limits::heartbeat_suspect_after) return;
     if (now >= next_beat) {
       proto::Heartbeat beat;
@@ -121,6 +127,7 @@ void heartbeat_sender::serve(const identity& who, std::uint64_t generation) {
       beat.set_sequence(++sequence_);
       beat.set_epoch(epoch_.load());
       // Not connected yet: look again soon. Connected but full: this beat is lost, the next one counts.
+      sent_ = now;
       const bool sent = wire::outgoing_message().send(*connection, beat).has_value();
       next_beat = now + (sent ? limits::heartbeat_interval : limits::coordinator_retry_min);
     }
@@ -128,6 +135,12 @@ void heartbeat_sender::serve(const identity& who, std::uint64_t generation) {
     if (waiting.readable(wake_number)) wake_.clear();
     read_answers(*connection, who, generation);
   }
+}
+
+void heartbeat_sender::count_missed(clock::time_point now) {
+  const std::lock_guard lock(mutex_);
+  missed_.look(now - last_heard_);
+  totals_.missed = missed_.total();
 }
 
 void heartbeat_sender::read_answers(wire::socket& from, const identity& who, std::uint64_t generation) {
@@ -138,6 +151,7 @@ void heartbeat_sender::read_answers(wire::socket& from, const identity& who, std
     const std::lock_guard lock(mutex_);
     if (generation_ != generation) return;
     last_heard_ = clock::now();
+    if (reply.sequence() == sequence_) totals_.round_trip = last_heard_ - sent_;
     if (reply.join_again() && !std::exchange(join_again_, true)) news = true;
   }
   if (news && on_news_) on_news_();

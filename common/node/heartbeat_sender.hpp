@@ -14,6 +14,8 @@
 
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "common/missed_heartbeats.hpp"
+#include "common/node/coordinator_link.hpp"
 #include "common/wire/socket.hpp"
 
 namespace troupe::node {
@@ -45,6 +47,7 @@ class heartbeat_sender {
 
   // When the coordinator was last heard in this session (its beginning counts).
   [[nodiscard]] clock::time_point last_heard() const;
+  [[nodiscard]] heartbeat_totals totals() const;
   // Has the coordinator said that it does not know this incarnation? Says so once.
   [[nodiscard]] bool take_join_again();
 
@@ -54,6 +57,7 @@ class heartbeat_sender {
   void run();
   void serve(const identity& who, std::uint64_t generation);
   void read_answers(wire::socket& from, const identity& who, std::uint64_t generation);
+  void count_missed(clock::time_point now);
   [[nodiscard]] std::uint64_t generation() const;
 
   // constant
@@ -71,8 +75,11 @@ class heartbeat_sender {
   std::uint64_t generation_{};
   clock::time_point last_heard_{};
   bool join_again_{};
+  heartbeat_totals totals_;
   // heartbeat thread
   std::uint64_t sequence_{};
+  clock::time_point sent_{};  // the newest one
+  missed_heartbeats missed_;
   std::thread thread_;
 };
 

@@ -314,6 +314,12 @@ void handle(cluster_state& state, const admin_command& asked) {
     return reply(state, command, std::move(outcome));
   }
   if (state.alarm) return refuse(state, asked, {errc::no_space, state.alarm->message});
+  if (std::holds_alternative<refresh_weights>(command.what) && outcome.operation.empty()) {
+    state.totals.refreshed_unix_ms = unix_ms(state);
+    ++state.totals.refreshes_unchanged;
+    // The schedule looks every so often for as long as the cluster lives: only news are events, and worth a record.
+    if (command.peer.empty()) return reply(state, command, std::move(outcome));
+  }
 
   operations::sign(state, decided->records, command.who, command.at_unix_ms);
   persist_in_flight then;

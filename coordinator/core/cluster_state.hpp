@@ -16,7 +16,9 @@
 
 #include "common/cluster_map.hpp"
 #include "common/ids.hpp"
+#include "common/missed_heartbeats.hpp"
 #include "coordinator/core/events.hpp"
+#include "coordinator/core/operation_totals.hpp"
 #include "coordinator/core/output.hpp"
 #include "coordinator/core/placement_history.hpp"
 #include "coordinator/core/policies/cold_experts.hpp"
@@ -157,6 +159,8 @@ struct node_entry {
   bool removed{};  // by an operator; kept so that this incarnation is refused
   time_point last_heard;
   std::deque<time_point> losses;
+  missed_heartbeats missed;
+  std::uint64_t restarts{};  // that another process came under this name
   std::optional<contested_join> contested;
 
   // expert nodes
@@ -271,14 +275,14 @@ struct cluster_state {
   std::uint64_t last_order{};                            // numbers loads and frees
   std::map<std::uint64_t, operation_record> operations;  // by number; on disk
   std::uint64_t last_operation{};
-  std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;  // since the start
-  std::map<weights_version, source_record> sources;                                      // on disk
-  schedule_record schedule;                                                              // on disk
-  std::deque<scheduled_run> scheduled_runs;                                              // newest last, since the start
-  bool repack_due{};                   // the newest of them still has to move replicas
-  std::uint64_t batches{};             // that routers told of since the start
-  std::uint64_t batches_at_refresh{};  // of these, when the schedule was set or last done
-  bool rewrite_operations{};           // a write failed: what the disk holds of wishes and operations is unknown
+  operation_totals totals;                           // since the start
+  std::map<weights_version, source_record> sources;  // on disk
+  schedule_record schedule;                          // on disk
+  std::deque<scheduled_run> scheduled_runs;          // newest last, since the start
+  bool repack_due{};                                 // the newest of them still has to move replicas
+  std::uint64_t batches{};                           // that routers told of since the start
+  std::uint64_t batches_at_refresh{};                // of these, when the schedule was set or last done
+  bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
   bool planned{};  // experts' `wanted` says something

@@ -171,7 +171,12 @@ void cluster_state_machine::restore(const durable_state& durable, const std::vec
     state.operations[record.number] = record;
     state.last_operation = std::max(state.last_operation, record.number);
   }
-  for (const auto& record : durable.sources) state.sources[record.version] = record;
+  for (const auto& record : durable.sources) {
+    state.sources[record.version] = record;
+    // When it was done is not on disk; it was after its beginning.
+    if (record.state == operation_state::done)
+      state.totals.refreshed_unix_ms = std::max(state.totals.refreshed_unix_ms, record.since_unix_ms);
+  }
   state.schedule = durable.schedule;
   for (auto& [name, node] : state.nodes) {
     if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());

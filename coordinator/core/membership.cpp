@@ -68,6 +68,11 @@ bool is_crash_looping(cluster_state& state, node_entry& node) {
   return node.losses.size() >= limits::crash_loop_losses;
 }
 
+bool is_same_process(const node_entry& node, const join_request& request) {
+  return node.facts.pid != 0 && node.facts.pid == request.facts.pid &&
+         node.facts.machine_id == request.facts.machine_id && node.facts.data_address == request.facts.data_address;
+}
+
 // The request's process is the node from now on; whatever its predecessor held is gone until it is reported.
 void take_over(cluster_state& state, const join_request& request) {
   auto& node = state.nodes[request.node];
@@ -83,6 +88,8 @@ void take_over(cluster_state& state, const join_request& request) {
   fresh.last_heard = state.now;
   fresh.inventory_due = state.now + limits::order_resend_after;
   fresh.losses = std::move(node.losses);
+  fresh.missed = node.missed;
+  fresh.restarts = node.restarts + (known && !is_same_process(node, request) ? 1 : 0);
   if (known) fresh.drain = std::move(node.drain);
   if (fresh.drain) fresh.drain->done = false;
   fresh.life = node_joining{state.now, was_lost, state.now, false};
@@ -112,11 +119,6 @@ void join_again(cluster_state& state, node_entry& node, const join_request& requ
   if (node.is_expert()) state.out.messages.push_back({request.peer, request.node, inventory_request{}});
   if (node.is_expert() && !state.first_join) state.first_join = state.now;
   state.dirty = true;
-}
-
-bool is_same_process(const node_entry& node, const join_request& request) {
-  return node.facts.pid != 0 && node.facts.pid == request.facts.pid &&
-         node.facts.machine_id == request.facts.machine_id && node.facts.data_address == request.facts.data_address;
 }
 
 void join_with_other_incarnation(cluster_state& state, node_entry& node, const join_request& request) {
@@ -298,6 +300,7 @@ bool advance_node(cluster_state& state, const node_id& name, node_entry& node) {
     return !node.is_expert() && state.now - lost->since > limits::lost_router_kept;
   }
   auto silence = state.now - node.last_heard;
+  if (!std::holds_alternative<node_expected>(node.life)) node.missed.look(silence);
   if (node.contested && state.now - node.contested->since >= limits::heartbeat_suspect_after) {
     auto newcomer = std::move(node.contested->request);
     node.contested.reset();

@@ -127,15 +127,29 @@ std::string object_of(const operation_record& operation) {
   return operation.kind == operation_kind::drain ? operation.node.value : to_string(operation.expert);
 }
 
+void count_end(cluster_state& state, const operation_record& operation) {
+  auto& totals = state.totals;
+  ++totals.ended[{operation.kind, operation.state}];
+  if (operation.state != operation_state::done) return;
+  const auto now = unix_ms(state);
+  if (operation.kind == operation_kind::refresh) totals.refreshed_unix_ms = now;
+  if (operation.kind == operation_kind::migrate) {
+    totals.count_migration(std::chrono::milliseconds(std::max<std::int64_t>(now - operation.since_unix_ms, 0)));
+  }
+}
+
 void tell_change(cluster_state& state, const operation_record* before, const operation_record& now) {
   auto text = fmt::format("{}: {} {}", operation_name(now.number), to_string(now.kind), object_of(now));
   if (now.kind == operation_kind::migrate) text += fmt::format(" to {}", now.node.value);
   if (now.kind == operation_kind::replicate) text += fmt::format(" {} times", now.replicas_after);
   if (before == nullptr && !now.why.empty()) text += fmt::format(": {}", now.why);
   if (!now.reason.empty()) text += fmt::format(": {}", now.reason);
-  if (before == nullptr) return state.tell(severity::info, "operation_started", object_of(now), text);
+  if (before == nullptr) {
+    state.totals.migrations_begun += now.kind == operation_kind::migrate ? 1 : 0;
+    return state.tell(severity::info, "operation_started", object_of(now), text);
+  }
   if (before->state != operation_state::running || now.state == operation_state::running) return;
-  ++state.operations_ended[{now.kind, now.state}];
+  count_end(state, now);
   bool is_good = now.state == operation_state::done || now.state == operation_state::cancelled;
   const char* kind = now.state == operation_state::done        ? "operation_done"
                      : now.state == operation_state::cancelled ? "operation_cancelled"

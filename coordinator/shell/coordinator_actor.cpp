@@ -193,13 +193,20 @@ void coordinator_actor_state::publish_view() {
   view.map = state.published;
   view.state = cluster_state_name(state);
   for (const auto& [node_name, node] : state.nodes) {
-    if (!node.removed) ++view.nodes_by_state[std::string(to_string(shown_state(node)))];
+    if (!node.removed) {
+      ++view.nodes_by_state[std::string(to_string(shown_state(node)))];
+      bool is_up = is_member(node) && !std::holds_alternative<node_suspect>(node.life);
+      view.peers.emplace(node_name, peer_view{is_up, node.missed.total(), node.restarts});
+    }
     for (const auto& [slot, entry] : node.slots) view.pinned_replicas += !versions::pinned_by(state, entry).empty();
   }
   view.loads_done = state.loads_done;
   view.loads_failed = state.loads_failed;
   view.nodes_lost = state.nodes_lost;
-  view.operations_ended = state.operations_ended;
+  view.totals = state.totals;
+  view.mailboxes = {{name, static_cast<double>(std::exchange(mailbox_, 0))},
+                    {"store", static_cast<double>(waiting_.size())},
+                    {"folder", reading_.empty() ? 0.0 : 1.0}};
   view.unroutable = unroutable_experts(state);
   view.operations_running = operations_running(state);
   for (const auto& expert : state.experts) view.cold_experts.try_emplace(expert.id.layer, 0);
@@ -220,6 +227,7 @@ void read_folder_of(coordinator_self self, admin_command command);
 // Hands records to the store, and asks for a pass behind everything that waits in the mailbox already.
 void continue_work(coordinator_self self) {
   auto& state = self->state;
+  state.note_mailbox(self->mailbox().size());
   while (auto records = state.take_write()) {
     auto ticket = records->ticket;
     self->request(state.settings().store, limits::store_write_timeout, *std::move(records))

@@ -2,6 +2,7 @@
 // to be on disk first waits for the store; everything else is done at once.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -17,6 +18,12 @@
 
 namespace troupe::coordinator {
 
+struct peer_view {
+  bool is_up{};
+  std::uint64_t heartbeats_missed{};
+  std::uint64_t restarts{};
+};
+
 // What other threads (HTTP) may see, renewed by the actor about once a second and at each epoch.
 struct public_view {
   std::shared_ptr<const cluster_map> map;
@@ -26,7 +33,9 @@ struct public_view {
   std::uint64_t loads_done{};
   std::uint64_t loads_failed{};
   std::uint64_t nodes_lost{};
-  std::map<std::pair<operation_kind, operation_state>, std::uint64_t> operations_ended;
+  operation_totals totals;
+  std::map<node_id, peer_view> peers;                     // all but removed ones
+  std::vector<std::pair<std::string, double>> mailboxes;  // by actor: the most messages that waited for it lately
   std::uint32_t unroutable{};
   std::uint32_t operations_running{};
   std::uint32_t pinned_replicas{};                 // of versions that are served no more, kept for texts
@@ -79,6 +88,8 @@ class coordinator_actor_state {
   [[nodiscard]] std::optional<admin_command> take_scheduled();
   // True once, after something arrived that a pass should look at soon.
   [[nodiscard]] bool take_pass_due();
+  // So many messages wait for the actor now.
+  void note_mailbox(std::size_t waiting) { mailbox_ = std::max(mailbox_, waiting); }
   [[nodiscard]] const coordinator_settings& settings() const { return settings_; }
 
  private:
@@ -95,6 +106,7 @@ class coordinator_actor_state {
   time_point shown_{};
   std::string reading_;         // id of the command whose folder is being read; empty: none
   std::string folder_to_read_;  // by the schedule; empty: none
+  std::size_t mailbox_{};       // the most that was noted since the view was renewed
   bool pass_due_{};
   bool pass_pending_{};
 };

@@ -266,6 +266,7 @@ result<void> daemon_process::state::start_http(const daemon_settings& settings) 
   metrics.add(http::process_metrics());
   metrics.add(http::build_metrics(settings.version, settings.commit, "cpu"));
   metrics.add(coordinator_metrics(view));
+  metrics.add(http::handshake_metrics([this] { return zap ? zap->refusals() : 0; }));
   http::probe_options probes;
   probes.build = {settings.version, settings.commit, "cpu"};
   probes.ready = [box = view] { return readiness(*box->get()); };

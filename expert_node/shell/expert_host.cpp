@@ -361,6 +361,7 @@ using host_self = expert_host_actor::stateful_pointer<expert_host_state>;
 
 expert_host_actor::behavior_type expert_host(host_self self, expert_host_settings settings) {
   auto& host = self->state;
+  const auto mailbox = settings.mailbox;
   host.configure(std::move(settings));
   return {
       [self, &host](start_host) {
@@ -370,7 +371,8 @@ expert_host_actor::behavior_type expert_host(host_self self, expert_host_setting
       [self, &host](serve_call& message) {
         if (host.accept(std::move(message.call))) self->send(self, run_next{});
       },
-      [self, &host](run_next) {
+      [self, &host, mailbox](run_next) {
+        mailbox->set(static_cast<double>(self->mailbox().size()));
         if (host.run_once()) self->send(self, run_next{});
       },
       [&host](load_expert& command) { host.load(std::move(command)); },
@@ -381,7 +383,8 @@ expert_host_actor::behavior_type expert_host(host_self self, expert_host_setting
       [&host](const pin_expert& message) { return host.pin(message); },
       [&host](const unpin_slot& message) { host.unpin(message.slot); },
       [&host](report_inventory) { host.report_slots(); },
-      [self, &host](report_statistics) {
+      [self, &host, mailbox](report_statistics) {
+        mailbox->set(static_cast<double>(self->mailbox().size()));
         host.report_totals();
         if (host.statistics_interval().count() > 0) {
           self->delayed_send(self, host.statistics_interval(), report_statistics{});

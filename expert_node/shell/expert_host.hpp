@@ -14,6 +14,7 @@
 
 #include <caf/fwd.hpp>
 
+#include "common/http/metrics.hpp"
 #include "expert_node/core/call_queue.hpp"
 #include "expert_node/core/expert_statistics.hpp"
 #include "expert_node/core/live_rows.hpp"
@@ -39,6 +40,7 @@ struct expert_host_settings {
   std::function<time_point()> now{[] { return std::chrono::steady_clock::now(); }};
   std::uint32_t batch_rows_max{limits::merged_batch_rows_max};
   std::chrono::milliseconds statistics_interval{limits::node_stats_interval};  // zero: only when asked
+  std::shared_ptr<http::gauge> mailbox{std::make_shared<http::gauge>()};       // messages that wait; any thread reads
 };
 
 // invalid_request naming the setting that is missing.

@@ -84,6 +84,7 @@ class loader::impl {
   loader_settings settings_;
   std::shared_ptr<const model::checkpoint> refreshed_;  // the loader's thread: the newest folder of a refresh
   peer_links links_;                                    // the loader's thread
+  http::histogram* seconds_{};                          // the loader's thread: of where the newest bundle came from
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::variant<load_job, slot_index>> jobs_;  // guarded by mutex_
@@ -123,8 +124,8 @@ void loader::impl::load(const load_job& job) {
   } catch (const std::exception& e) {
     done = fail(errc::internal, fmt::format("loading expert {} failed: {}", to_string(job.content.expert), e.what()));
   }
-  counters.seconds_loading.add(std::chrono::duration<double>(steady_clock::now() - begin).count());
   if (done) {
+    seconds_->observe(std::chrono::duration<double>(steady_clock::now() - begin).count());
     counters.bytes_loaded.add(static_cast<double>(done->facts.bundle_bytes));
     settings_.loaded(std::move(*done));
   } else {
@@ -177,6 +178,7 @@ result<found_bundle> loader::impl::find(const load_job& job) {
     }
     if (found) {
       counters.loads_from_checkpoint.add();
+      seconds_ = &counters.seconds_from_checkpoint;
       return found;
     }
     last = found.error();
@@ -186,6 +188,7 @@ result<found_bundle> loader::impl::find(const load_job& job) {
     auto found = fetch(job);
     if (found) {
       counters.loads_from_peer.add();
+      seconds_ = found->is_in_slot ? &counters.seconds_over_links : &counters.seconds_from_peer;
       return found;
     }
     last = found.error();

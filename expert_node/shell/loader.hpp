@@ -4,6 +4,7 @@
 // One bundle is in memory at a time. Nothing that failed a check is ever left in a slot (faults.md C4, C5).
 #pragma once
 
+#include <array>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -45,6 +46,10 @@ struct loader_settings {
   std::function<void(slot_index)> unloaded;
 };
 
+// From a small expert in the page cache to GiB from a slow disk.
+inline constexpr std::array<double, 12> load_seconds_bounds{0.001, 0.005, 0.01, 0.05, 0.1, 0.25,
+                                                            0.5,   1,     2.5,  10,   30,  120};
+
 // One writer, the loader's thread; any reader.
 struct loader_counters {
   http::counter loads_from_checkpoint;
@@ -53,7 +58,10 @@ struct loader_counters {
   http::counter loads_failed;
   http::counter digest_mismatches;
   http::counter bytes_loaded;
-  http::counter seconds_loading;
+  // Of those that succeeded, by where the bundle came from.
+  http::histogram seconds_from_checkpoint{load_seconds_bounds};
+  http::histogram seconds_from_peer{load_seconds_bounds};
+  http::histogram seconds_over_links{load_seconds_bounds};
 };
 
 class loader {

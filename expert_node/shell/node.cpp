@@ -18,6 +18,7 @@
 #include "common/http/probes.hpp"
 #include "common/http/server.hpp"
 #include "common/node/coordinator_link.hpp"
+#include "common/node/link_metrics.hpp"
 #include "common/wire/address.hpp"
 #include "common/wire/shared_memory.hpp"
 #include "compute/gpu_runtime.hpp"
@@ -227,6 +228,10 @@ result<void> expert_node::impl::start_host() {
   };
   settings.probe = compute::run_probe;
   settings.ports = ports_;
+  const auto mailbox = settings.mailbox;
+  registry_.add([mailbox](std::vector<http::metric_family>& families) {
+    families.push_back(http::mailbox_family({{expert_host_state::name, mailbox->value()}}));
+  });
   if (auto fine = validate(settings); !fine) return fine;
   actors_ = std::make_unique<caf::actor_system>(quiet(actor_config_));
   host_ = spawn_expert_host(*actors_, std::move(settings));
@@ -299,12 +304,11 @@ result<void> expert_node::impl::start_http() {
                                options_.device == device_kind::cuda ? "cuda" : "cpu"};
   registry_.add(http::process_metrics());
   registry_.add(http::build_metrics(build.version, build.commit, build.backend));
+  registry_.add(http::handshake_metrics([this] { return security_.refusals(); }));
+  registry_.add(
+      [this](std::vector<http::metric_family>& families) { node::append_link_metrics(usable_link_.load(), families); });
   metrics_->register_with(registry_, {&data_->counters(), &loader_->counters(), &peers_->counters(),
-                                      [this] { return identity_->epoch().value; },
-                                      [this] {
-                                        auto* link = usable_link_.load();
-                                        return link != nullptr && link->state().connected;
-                                      }});
+                                      [this] { return identity_->epoch().value; }});
   if (options_.http.empty()) return {};
   auto started = http::server::start({options_.http, options_.name.value},
                                      http::probe_routes({build, [this] { return readiness(); }, &registry_}));

@@ -87,10 +87,6 @@ void node_metrics::collect_sockets(std::vector<metric_family>& families) const {
     families.push_back(single("moe_placement_epoch", "newest cluster map this node works by", metric_kind::gauge,
                               static_cast<double>(sources_.epoch())));
   }
-  if (sources_.coordinator_up) {
-    families.push_back(single("moe_peer_up", "1: the peer answers", metric_kind::gauge,
-                              sources_.coordinator_up() ? 1 : 0, {{"peer", "coordinator"}}));
-  }
   if (sources_.data == nullptr) return;
   const auto& data = *sources_.data;
   metric_family refused{"moe_frames_rejected_total", "messages of routers that were refused", metric_kind::counter};
@@ -124,8 +120,12 @@ void node_metrics::collect_loading(std::vector<metric_family>& families) const {
     loads.add({{"source", "gpu"}}, linked);
     loads.add({{"source", "failed"}}, loading.loads_failed.value());
     families.push_back(std::move(loads));
-    families.push_back(single("moe_expert_load_seconds_total", "time spent loading", metric_kind::counter,
-                              loading.seconds_loading.value()));
+    metric_family seconds{"moe_expert_load_seconds", "from the order to a verified, packed bundle, by source",
+                          metric_kind::histogram};
+    seconds.add({{"source", "checkpoint"}}, loading.seconds_from_checkpoint);
+    seconds.add({{"source", "peer"}}, loading.seconds_from_peer);
+    seconds.add({{"source", "gpu"}}, loading.seconds_over_links);
+    families.push_back(std::move(seconds));
     families.push_back(single("moe_expert_load_bytes_total", "bundle bytes loaded", metric_kind::counter,
                               loading.bytes_loaded.value()));
     families.push_back(single("moe_expert_digest_mismatches_total", "bundles whose SHA-256 was wrong",

@@ -25,7 +25,6 @@ struct metric_sources {
   const loader_counters* loading{};
   const peer_server_counters* peers{};
   std::function<std::uint64_t()> epoch;
-  std::function<bool()> coordinator_up;
 };
 
 class node_metrics {

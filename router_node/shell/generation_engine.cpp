@@ -65,6 +65,11 @@ generation_engine::~generation_engine() = default;
 
 // -- any thread ---------------------------------------------------------------------------------------------------
 
+std::size_t generation_engine::waiting() const {
+  std::lock_guard lock(mutex_);
+  return items_.size();
+}
+
 void generation_engine::put(item i) {
   {
     std::lock_guard lock(mutex_);

@@ -68,6 +68,7 @@ class generation_engine final : public generation_gateway {
   // The newest map with the expert versions of the oldest text in progress, or of the last change that came here when
   // no text goes by older ones. Never goes back.
   [[nodiscard]] epoch_number uses_since() const { return {uses_since_.load()}; }
+  [[nodiscard]] std::size_t waiting() const;  // messages that the engine has not looked at
   // New requests are refused; those in progress get `grace` to end, what is left then ends as unavailable.
   void stop(std::chrono::milliseconds grace);
 
@@ -113,7 +114,7 @@ class generation_engine final : public generation_gateway {
   const engine_settings settings_;
   generation_limits limits_;
 
-  std::mutex mutex_;  // guards items_ and is_stopping_
+  mutable std::mutex mutex_;  // guards items_ and is_stopping_
   std::condition_variable has_items_;
   std::vector<item> items_;
   bool is_stopping_{};

@@ -14,7 +14,7 @@
 
 namespace troupe::router {
 
-// Thread rule: put() from any thread, the rest on the router's.
+// Thread rule: put() and size() from any thread, the rest on the router's.
 template <class Item>
 class inbox {
  public:
@@ -47,11 +47,16 @@ class inbox {
     return std::exchange(items_, {});
   }
 
+  [[nodiscard]] std::size_t size() const {
+    std::lock_guard lock(mutex_);
+    return items_.size();
+  }
+
   [[nodiscard]] const wire::wake_signal& signal() const { return wake_; }
 
  private:
   wire::wake_signal wake_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::vector<Item> items_;
 };
 

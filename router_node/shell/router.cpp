@@ -20,6 +20,7 @@
 #include "common/http/server.hpp"
 #include "common/limits.hpp"
 #include "common/node/coordinator_link.hpp"
+#include "common/node/link_metrics.hpp"
 #include "common/wire/address.hpp"
 #include "common/wire/shared_memory.hpp"
 #include "model/checkpoint.hpp"
@@ -288,6 +289,14 @@ result<void> router::impl::start_http() {
     metrics_->collect(families, texts_ ? texts_->load() : text_load{});
   });
   if (texts_) registry_.add([this](std::vector<http::metric_family>& families) { texts_->collect(families); });
+  registry_.add([this](std::vector<http::metric_family>& families) {
+    std::vector<std::pair<std::string, double>> mailboxes{{"router", static_cast<double>(loop_->waiting())}};
+    if (texts_) mailboxes.emplace_back("generation", static_cast<double>(texts_->waiting()));
+    families.push_back(http::mailbox_family(mailboxes));
+    std::lock_guard lock(link_mutex_);
+    node::append_link_metrics(link_.get(), families);
+  });
+  registry_.add(http::handshake_metrics([this] { return security_.refusals(); }));
   registry_.add(http::process_metrics());
   registry_.add(http::build_metrics(options_.version, options_.commit, "cpu"));
   if (options_.http.empty()) return {};

@@ -90,6 +90,7 @@ class router_loop final : public layer_gateway {
   void close_clients();
   // New requests are refused; those in progress get `grace` to end.
   void stop(std::chrono::milliseconds grace);
+  [[nodiscard]] std::size_t waiting() const { return inbox_.size(); }  // messages that it has not looked at
   [[nodiscard]] const loop_health& health() const { return health_; }
 
  private:

@@ -27,6 +27,7 @@ class router_security {
   // not_found: neither the key file nor DATA/keys/coordinator.pub names the coordinator's key; or there is no key file.
   [[nodiscard]] result<std::optional<wire::curve_client>> to_coordinator(const std::string& address) const;
   [[nodiscard]] const std::optional<wire::key_pair>& keys() const { return keys_; }
+  [[nodiscard]] std::uint64_t refusals() const { return zap_ ? zap_->refusals() : 0; }
   [[nodiscard]] std::string public_key() const { return keys_ ? keys_->public_key : std::string{}; }
 
  private:

@@ -127,6 +127,7 @@ std::vector<http::route> text_service::routes(std::function<void(text_outcome)> 
 
 void text_service::collect(std::vector<http::metric_family>& families) const { parts_->metrics.collect(families); }
 text_load text_service::load() const { return parts_->metrics.load(); }
+std::size_t text_service::waiting() const { return parts_->engine->waiting(); }
 void text_service::run(layer_gateway& experts) { parts_->engine->run(experts); }
 void text_service::change_model(model_change change) { parts_->engine->change_model(std::move(change)); }
 epoch_number text_service::uses_since() const { return parts_->engine->uses_since(); }

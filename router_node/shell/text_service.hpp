@@ -56,6 +56,7 @@ class text_service {
   // The OpenAI doors. To be called once; the service outlives the server. `on_outcome`: openai_settings::on_outcome.
   [[nodiscard]] std::vector<http::route> routes(std::function<void(text_outcome)> on_outcome);
   [[nodiscard]] std::string describe() const;  // for the log
+  [[nodiscard]] std::size_t waiting() const;   // any thread; as of generation_engine
   void collect(std::vector<http::metric_family>& families) const;
   [[nodiscard]] text_load load() const;  // any thread
 

@@ -196,9 +196,12 @@ TEST_F(coordinator_link_test, notices_that_heartbeats_are_not_answered) {
   fake_coordinator coordinator(folder_);
   node_under_test node(folder_);
   ASSERT_TRUE(node.connected_within());
+  EXPECT_TRUE(eventually([&] { return node.link().heartbeats().round_trip.count() > 0; }));
+  const auto missed = node.link().heartbeats().missed;
   coordinator.change([](auto& s) { s.answer_heartbeats = s.answer_hello = false; });
   ASSERT_TRUE(eventually([&] { return !node.link().state().connected; }));
   EXPECT_GE(std::chrono::steady_clock::now() - node.link().state().since, limits::heartbeat_lost_after);
+  EXPECT_GE(node.link().heartbeats().missed, missed + 3) << "a second of silence and more";
   coordinator.change([](auto& s) { s.answer_heartbeats = s.answer_hello = true; });
   EXPECT_TRUE(node.connected_within());
 }

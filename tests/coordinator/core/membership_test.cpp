@@ -77,6 +77,33 @@ TEST(membership, lets_a_restarted_process_take_over_its_name) {
   EXPECT_TRUE(cluster.state().nodes.at({"expert-0"}).slots.empty()) << "what the old process held is gone";
 }
 
+TEST(membership, counts_heartbeats_that_do_not_come_and_processes_that_come_anew) {
+  core_harness cluster(settings_of(2));
+  cluster.add_expert_node("expert-0");
+  const auto entry = [&]() -> const node_entry& { return cluster.state().nodes.at({"expert-0"}); };
+  cluster.pass(2s);
+  EXPECT_EQ(entry().missed.total(), 0U);
+  cluster.stop_beating("expert-0");
+  cluster.pass(1s);
+  EXPECT_EQ(entry().missed.total(), 4U) << "five intervals, and one is only late";
+  cluster.beating["expert-0"] = 1;
+  cluster.pass(1s);
+  EXPECT_EQ(entry().missed.total(), 4U);
+  cluster.stop_beating("expert-0");
+  cluster.pass(600ms);
+  EXPECT_EQ(entry().missed.total(), 6U);
+  EXPECT_EQ(entry().restarts, 0U);
+
+  cluster.pass(5s);
+  cluster.add_expert_node("expert-0", 8, 2);
+  EXPECT_EQ(entry().restarts, 1U);
+  EXPECT_GE(entry().missed.total(), 6U) << "kept for the name";
+  auto facts = entry().facts;  // the same process, declared lost, under its next incarnation
+  cluster.join_with({"peer", "here", {"expert-0"}, {3}, facts});
+  EXPECT_EQ(entry().incarnation.value, 3U);
+  EXPECT_EQ(entry().restarts, 1U);
+}
+
 TEST(membership, suspects_then_loses_a_silent_node) {
   core_harness cluster(settings_of(2));
   cluster.add_expert_node("expert-0");

@@ -72,7 +72,24 @@ TEST(operations, a_migration_goes_through_its_steps_and_ends) {
   EXPECT_EQ(places(h, 0), to);
   EXPECT_TRUE(has_event(h, "operation_started"));
   EXPECT_TRUE(has_event(h, "operation_done"));
-  EXPECT_EQ(h.state().operations_ended.at({operation_kind::migrate, operation_state::done}), 1U);
+  EXPECT_EQ(h.state().totals.ended.at({operation_kind::migrate, operation_state::done}), 1U);
+}
+
+TEST(operations, migrations_are_counted_with_the_time_they_took) {
+  auto h = three_nodes(3);
+  EXPECT_EQ(h.state().totals.migrations_begun, 0U);
+  const auto asked_at = unix_ms(h.state());
+  h.step(
+      admin_command{"cli", "one", migrate_expert{expert(0), {elsewhere(h, 0)}, std::nullopt, false}, "ann", asked_at});
+  EXPECT_EQ(h.state().totals.migrations_begun, 1U);
+  EXPECT_EQ(std::ranges::count(h.state().totals.migrations_by_seconds, 0U), 13) << "none has ended";
+  h.pass(20s);
+  h.converge(5s);
+  ASSERT_EQ(newest(h).state, operation_state::done);
+  const auto& totals = h.state().totals;
+  EXPECT_GE(totals.migration_seconds, 20.0);
+  EXPECT_LE(totals.migration_seconds, 26.0);
+  EXPECT_EQ(totals.migrations_by_seconds[7], 1U) << "the bucket of 10 to 30 s";
 }
 
 TEST(operations, every_command_that_changes_something_leaves_an_audit_line) {

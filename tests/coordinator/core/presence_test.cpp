@@ -80,7 +80,7 @@ TEST(presence, a_restored_expert_is_chosen_only_when_it_can_be_served) {
   EXPECT_EQ(in_map(h, 1).state, expert_state::active);
   EXPECT_EQ(in_map(h, 1).replicas.size(), 1U);
   EXPECT_EQ(newest(h).state, operation_state::done);
-  EXPECT_EQ(h.state().operations_ended.at({operation_kind::restore, operation_state::done}), 1U);
+  EXPECT_EQ(h.state().totals.ended.at({operation_kind::restore, operation_state::done}), 1U);
 }
 
 TEST(presence, a_restored_expert_is_where_it_was) {

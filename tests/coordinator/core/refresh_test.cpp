@@ -492,7 +492,13 @@ TEST(refresh_schedule, replicas_change_places_after_the_refresh) {
   EXPECT_TRUE(h.state().operations.empty()) << "the refresh comes first";
   refresh_weights nothing_new{"/next", std::nullopt, false};
   for (std::uint32_t e = 0; e < 4; ++e) nothing_new.found->push_back({{layer_id::of(0), e}, digest_of(e)});
+  h.events.clear();
+  const auto commands = h.state().commands.size();
   h.step(admin_command{"", "schedule-1", nothing_new, "the schedule"});
+  EXPECT_TRUE(std::ranges::none_of(h.events, [](const auto& e) { return e.kind == "audit"; })) << "no news, no event";
+  EXPECT_EQ(h.state().commands.size(), commands);
+  EXPECT_EQ(h.state().totals.refreshes_unchanged, 1U);
+  EXPECT_EQ(h.state().totals.refreshed_unix_ms, unix_ms(h.state()));
   h.converge(5s);
   ASSERT_EQ(h.state().operations.size(), 1U);
   EXPECT_EQ(newest(h).kind, operation_kind::apply);

@@ -216,6 +216,9 @@ TEST_P(loader_test, c4_a_rotten_file_is_replaced_by_a_peers_copy) {
   EXPECT_EQ(device.slots.at(0), bytes);
   EXPECT_EQ(tested->counters().digest_mismatches.value(), 2) << "its own file, then the first peer";
   EXPECT_EQ(tested->counters().loads_from_peer.value(), 1);
+  EXPECT_EQ(tested->counters().seconds_from_peer.cumulative().back(), 1U);
+  EXPECT_GT(tested->counters().seconds_from_peer.sum(), 0);
+  EXPECT_EQ(tested->counters().seconds_from_checkpoint.cumulative().back(), 0U);
 }
 
 TEST_P(loader_test, c4_a_first_replica_is_compared_with_the_manifest) {
