@@ -107,6 +107,7 @@ class router::impl {
   [[nodiscard]] result<void> start_http();
   [[nodiscard]] result<std::vector<http::route>> client_routes();
   [[nodiscard]] std::vector<http::route> text_refusals() const;
+  [[nodiscard]] http::route cluster_route();
   [[nodiscard]] result<void> start_link();
   [[nodiscard]] node::coordinator_link_handlers link_handlers();
   void report_stats();
@@ -325,6 +326,16 @@ std::vector<http::route> router::impl::text_refusals() const {
   return routes;
 }
 
+// GET /cluster: troupe status -o json, for who has no keys of the cluster.
+http::route router::impl::cluster_route() {
+  return {"GET", "/cluster", 0, [this](const http::request&, const std::shared_ptr<http::exchange>& exchange) {
+            const auto asked = loop_->ask(info_kind::status, [exchange](result<std::string> json) {
+              exchange->reply(json ? http::response{.body = std::move(*json)} : http::to_response(json.error()));
+            });
+            if (!asked) exchange->reply(http::to_response(asked.error()));
+          }};
+}
+
 // What needs an API key where there are any: everything but the probes and metrics.
 result<std::vector<http::route>> router::impl::client_routes() {
   if (auto safe = http::check_exposure(options_.http, !options_.api_keys.empty(), options_.no_auth); !safe) {
@@ -333,6 +344,7 @@ result<std::vector<http::route>> router::impl::client_routes() {
   auto routes =
       layer_routes(plan_, checkpoint_->model(), *loop_, texts_ ? texts_->model().limits.context_tokens : 0,
                    options_.groups, options_.explore_bias, [loop = loop_] { return loop->health().masked.load(); });
+  routes.push_back(cluster_route());
   const auto count = [this](text_outcome outcome) { metrics_->on_text(outcome); };
   for (auto& route : texts_ ? texts_->routes(count) : text_refusals()) routes.push_back(std::move(route));
   if (options_.api_keys.empty()) return routes;

@@ -140,6 +140,7 @@ void router_loop::acknowledge() {
 }
 
 void router_loop::obey(coordinator_reply&& order, time_point) { desk_.on_reply(order.query_id, std::move(order.json)); }
+void router_loop::obey(new_question&& order, time_point now) { desk_.ask(order.kind, {}, std::move(order.done), now); }
 
 void router_loop::obey(cold_news&& order, time_point) {
   service_.use_cold(order.cold);
@@ -166,6 +167,10 @@ result<std::uint64_t> router_loop::submit(layer_job job) {
 void router_loop::cancel(std::uint64_t number) { inbox_.put_always(cancelled_job{number}); }
 
 void router_loop::use_map(std::shared_ptr<const cluster_map> map) { inbox_.put_always(new_map{std::move(map)}); }
+
+result<void> router_loop::ask(info_kind kind, info_desk::answer done) {
+  return inbox_.put(new_question{kind, std::move(done)});
+}
 
 void router_loop::on_coordinator_reply(std::uint64_t query_id, result<std::string> json) {
   inbox_.put_always(coordinator_reply{query_id, std::move(json)});

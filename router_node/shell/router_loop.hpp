@@ -82,6 +82,8 @@ class router_loop final : public layer_gateway {
   void cancel(std::uint64_t number) override;
   void use_map(std::shared_ptr<const cluster_map> map);
   void on_coordinator_reply(std::uint64_t query_id, result<std::string> json);
+  // As info_desk::ask; `done` is called on the router's thread.
+  [[nodiscard]] result<void> ask(info_kind kind, info_desk::answer done);
   // All experts that are cold from now on.
   void use_cold(std::uint64_t fingerprint, std::vector<expert_id> cold);
   // Where clients over ZeroMQ get text, or why there is none.
@@ -108,6 +110,10 @@ class router_loop final : public layer_gateway {
     std::uint64_t query_id{};
     result<std::string> json;
   };
+  struct new_question {
+    info_kind kind{};
+    info_desk::answer done;
+  };
   struct cold_news {
     std::uint64_t fingerprint{};
     std::vector<expert_id> cold;
@@ -119,13 +125,14 @@ class router_loop final : public layer_gateway {
   struct stop_order {
     std::chrono::milliseconds grace{};
   };
-  using item =
-      std::variant<new_job, cancelled_job, new_map, coordinator_reply, cold_news, new_text, close_order, stop_order>;
+  using item = std::variant<new_job, cancelled_job, new_map, coordinator_reply, new_question, cold_news, new_text,
+                            close_order, stop_order>;
 
   void obey(new_job&& order, time_point now);
   void obey(cancelled_job&& order, time_point now);
   void obey(new_map&& order, time_point now);
   void obey(coordinator_reply&& order, time_point now);
+  void obey(new_question&& order, time_point now);
   void obey(cold_news&& order, time_point now);
   void obey(new_text&& order, time_point now);
   void obey(close_order&& order, time_point now);

@@ -60,6 +60,13 @@ def test_every_process_knows_its_peers_and_actors(cluster):
             assert value(url, "moe_heartbeats_missed_total", peer="coordinator") is not None
 
 
+def test_the_cluster_is_summed_up_over_http(cluster):
+    status, _, body = http_request(cluster.http + "/cluster")
+    assert status == 200
+    assert json.loads(body).keys() >= {"cluster_id", "state", "term", "epoch", "model", "nodes", "unroutable_experts"}
+    assert json.loads(body)["cluster_id"] == cluster.status()["cluster_id"]
+
+
 def test_loads_are_timed_by_source(cluster):
     urls = addresses(cluster)
     loaded = sum(value(urls[f"expert-{i}"], "moe_expert_load_seconds_count", source="checkpoint") for i in range(3))
