@@ -208,7 +208,7 @@ exit_code run_command_line(int argc, const char* const* argv) {
   verb_registry verbs{root, chosen};
   for (auto* add : {&add_up_verb, &add_cluster_verbs, &add_doctor_verb, &add_node_verbs, &add_expert_verbs,
                     &add_placement_verbs, &add_refresh_verbs, &add_operation_verbs, &add_top_verb, &add_model_verbs,
-                    &add_keys_verbs, &add_text_verbs, &add_bench_verbs, &add_simulate_verb}) {
+                    &add_keys_verbs, &add_config_verbs, &add_text_verbs, &add_bench_verbs, &add_simulate_verb}) {
     add(verbs);
   }
   name_variables(root);

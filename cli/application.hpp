@@ -81,6 +81,7 @@ void add_top_verb(verb_registry& verbs);
 void add_operation_verbs(verb_registry& verbs);
 void add_model_verbs(verb_registry& verbs);
 void add_keys_verbs(verb_registry& verbs);
+void add_config_verbs(verb_registry& verbs);
 void add_text_verbs(verb_registry& verbs);  // generate, chat
 void add_bench_verbs(verb_registry& verbs);
 void add_simulate_verb(verb_registry& verbs);

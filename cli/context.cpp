@@ -35,6 +35,7 @@ json to_json(const cluster_options& options) {
           {"route_groups_kept", options.route_groups_kept},
           {"dtype", options.dtype},
           {"device", options.device},
+          {"allow_nonfinite", options.allow_nonfinite},
           {"link_gpus", options.link_gpus},
           {"transport", options.transport},
           {"http", options.http},
@@ -67,6 +68,7 @@ cluster_options options_from(const json& value) {
   options.route_groups_kept = value.value("route_groups_kept", options.route_groups_kept);
   options.dtype = value.at("dtype");
   options.device = value.at("device");
+  options.allow_nonfinite = value.value("allow_nonfinite", false);
   options.link_gpus = value.value("link_gpus", false);
   options.transport = value.at("transport");
   options.http = value.at("http");
@@ -94,12 +96,21 @@ json to_json(const cluster_context& context) {
                          {"pid", process.identity.pid},
                          {"start_ticks", process.identity.start_ticks},
                          {"command", process.command}});
+    if (!process.machine.empty()) processes.back()["machine"] = process.machine;
+  }
+  json origins = json::object();
+  for (const auto& [key, origin] : context.origins) origins[key] = {origin.kind, origin.where};
+  json machines = json::array();
+  for (const auto& one : context.machines) {
+    machines.push_back({{"name", one.name}, {"address", one.address}, {"shell", one.shell}});
   }
   return {{"cluster_id", context.cluster_id},
           {"model", context.model.string()},
           {"model_fingerprint", context.model_fingerprint},
           {"run_dir", context.run_dir.string()},
           {"options", to_json(context.options)},
+          {"origins", origins},
+          {"machines", machines},
           {"coordinator",
            {{"control", context.control},
             {"heartbeat", context.heartbeat},
@@ -136,7 +147,14 @@ cluster_context context_from(const json& value) {
     context.processes.push_back({process.at("role"),
                                  process.at("name"),
                                  {process.at("pid").get<pid_t>(), process.at("start_ticks").get<std::uint64_t>()},
-                                 process.at("command").get<std::vector<std::string>>()});
+                                 process.at("command").get<std::vector<std::string>>(),
+                                 process.value("machine", "")});
+  }
+  const auto origins = value.value("origins", json::object());
+  for (const auto& [key, origin] : origins.items()) context.origins[key] = {origin.at(0), origin.at(1)};
+  const auto machines = value.value("machines", json::array());
+  for (const auto& one : machines) {
+    context.machines.push_back({one.at("name"), one.at("address"), one.at("shell").get<std::vector<std::string>>()});
   }
   return context;
 }

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -34,6 +35,7 @@ struct cluster_options {
   std::uint32_t route_groups_kept{2};
   std::string dtype{"auto"};
   std::string device{"cpu"};
+  bool allow_nonfinite{};        // serve weights that hold NaN or infinity
   bool link_gpus{};              // experts go from GPU to GPU over NCCL
   std::string transport{"ipc"};  // ipc | tcp
   std::string http{"127.0.0.1:0"};
@@ -47,11 +49,28 @@ struct cluster_options {
   friend bool operator==(const cluster_options&, const cluster_options&) = default;
 };
 
+// Where a setting came from: "flag", "environment", "file" or "default"; and which flag, variable or line.
+struct setting_origin {
+  std::string kind{"default"};
+  std::string where;
+  friend bool operator==(const setting_origin&, const setting_origin&) = default;
+};
+
+// One of several machines that a cluster file names.
+struct machine {
+  std::string name;
+  std::string address;             // what the other machines reach it at: an IP address
+  std::vector<std::string> shell;  // what runs a command there, up to the command: {"ssh", "ann@10.0.0.2"}
+  bool is_remote() const { return !shell.empty(); }
+  friend bool operator==(const machine&, const machine&) = default;
+};
+
 struct process_entry {
   std::string role;  // coordinator | expert | router
   std::string name;
   process_identity identity;
   std::vector<std::string> command;  // complete: running it again starts the same process
+  std::string machine{};             // empty: this one. Else `identity` is the process here that keeps it
 };
 
 struct router_entry {
@@ -66,6 +85,8 @@ struct cluster_context {
   std::string model_fingerprint;
   std::filesystem::path run_dir;
   cluster_options options;
+  std::map<std::string, setting_origin> origins;  // of options that are not the defaults, by key
+  std::vector<machine> machines;                  // none: all of it is on this one
   std::string control, heartbeat, admin, coordinator_http;
   std::vector<router_entry> routers;
   std::string client_key;                                        // secret key file of the client, relative to DATA

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "cli/suggest.hpp"
+#include "cli/terminal.hpp"
 #include "common/wire/keys.hpp"
 
 namespace troupe::cli {
@@ -70,6 +72,25 @@ result<credential> make_credential(const fs::path& data_dir, const std::string& 
   auto key = ensure_key(where, name, *parsed);
   if (!key) return fail(key.error());
   return credential{name, role, *key, true};
+}
+
+result<credential> revoke_credential(const fs::path& data_dir, const std::string& name) {
+  const paths where{data_dir};
+  const auto listed = list_credentials(data_dir);
+  if (!listed) return fail(listed.error());
+  const auto found = std::ranges::find(*listed, name, &credential::name);
+  if (found == listed->end()) {
+    std::vector<std::string> names;
+    for (const auto& key : *listed) names.push_back(key.name);
+    const auto hint = did_you_mean(name, names);
+    return fail(errc::not_found,
+                fmt::format("no key {}{}", printable(name), hint.empty() ? "; see: troupe keys list" : hint));
+  }
+  if (auto removed = wire::remove_authorized(where.authorized, name); !removed) return fail(removed.error());
+  std::error_code ignored;
+  fs::remove(where.secret(name), ignored);
+  fs::remove(where.keys / (name + ".pub"), ignored);
+  return credential{found->name, found->role, found->public_key, false};
 }
 
 result<std::vector<credential>> list_credentials(const fs::path& data_dir) {

@@ -25,6 +25,9 @@ struct credential {
 // Makes a key pair and authorises it. conflict when the name is taken.
 [[nodiscard]] result<credential> make_credential(const std::filesystem::path& data_dir, const std::string& name,
                                                  const std::string& role);
+// Takes the key off the list and removes its files: nobody is let in with it any more. Keys are looked at when a
+// connection is made, so what is connected stays so until it connects anew. not_found with near misses.
+[[nodiscard]] result<credential> revoke_credential(const std::filesystem::path& data_dir, const std::string& name);
 // What DATA/keys/authorized lists.
 [[nodiscard]] result<std::vector<credential>> list_credentials(const std::filesystem::path& data_dir);
 

@@ -10,12 +10,16 @@
 #include <cstring>
 #include <fstream>
 #include <numeric>
+#include <sstream>
 #include <thread>
 
 #include "cli/ports.hpp"
+#include "cli/remote.hpp"
 #include "cli/render.hpp"
+#include "cli/terminal.hpp"
 #include "common/limits.hpp"
 #include "model/description.hpp"
+#include "model/gating.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -85,6 +89,16 @@ class port_allocator {
 
 std::string loopback(std::uint32_t port) { return fmt::format("tcp://127.0.0.1:{}", port); }
 
+// Ports on machines where nobody can look for free ones: distances from the first. docs/cli.md has the table.
+namespace offset {
+constexpr std::uint32_t router = 0;
+constexpr std::uint32_t router_http = 100;
+constexpr std::uint32_t coordinator = 200;  // and heartbeats, and admin
+constexpr std::uint32_t coordinator_http = 203;
+constexpr std::uint32_t expert = 300;  // two each: data and peers
+constexpr std::uint32_t expert_http = 500;
+}  // namespace offset
+
 class planner {
  public:
   planner(const launch_inputs& inputs, const cluster_options& options) : inputs_{inputs}, options_{options} {
@@ -93,9 +107,11 @@ class planner {
     plan_.model_fingerprint = inputs.model_fingerprint;
     plan_.run_dir = inputs.run_dir;
     plan_.options = options;
+    for (const auto& share : inputs.machines) plan_.machines.push_back(share.where);
   }
 
   result<cluster_context> run() {
+    if (!inputs_.machines.empty()) return run_on_machines();
     auto http = parse_host_port(options_.http);
     if (!http) return fail(http.error());
     if (http->port != 0) {
@@ -115,16 +131,76 @@ class planner {
   }
 
  private:
+  result<cluster_context> run_on_machines() {
+    const auto& first = inputs_.machines.front().where;
+    const std::uint32_t port = inputs_.machines.front().port;
+    const auto control = port + offset::coordinator;
+    plan_.coordinator_http = fmt::format("http://127.0.0.1:{}", port + offset::coordinator_http);
+    plan_.control = tcp_at(first, control);
+    plan_.heartbeat = tcp_at(first, control + 1);
+    plan_.admin = tcp_at(first, control + 2);
+    auto command = coordinator_command(plan_.coordinator_http.substr(7));
+    command.insert(command.end(), {"--listen", plan_.control});
+    put(first, "coordinator", "coordinator", std::move(command));
+    std::uint32_t expert = 0;
+    std::uint32_t router = 0;
+    for (const auto& share : inputs_.machines) {
+      for (std::uint32_t i = 0; i < share.expert_nodes; ++i) put_expert(share, expert++, i);
+      for (std::uint32_t i = 0; i < share.routers; ++i) {
+        if (auto done = put_router(share, router++, i); !done) return fail(done.error());
+      }
+    }
+    return plan_;
+  }
+
+  static std::string tcp_at(const machine& where, std::uint32_t port) {
+    return fmt::format("tcp://{}:{}", where.address, port);
+  }
+
+  void put(const machine& where, const char* role, const std::string& name, std::vector<std::string> command) {
+    if (where.is_remote()) {
+      // The folder for sockets may be a temporary one of this machine.
+      *(std::ranges::find(command, "--run-dir") + 1) = (inputs_.data_dir / "run").string();
+      command = keeper_of(where, inputs_.programs / "troupe", command);
+    }
+    plan_.processes.push_back({role, name, {}, std::move(command), where.is_remote() ? where.name : ""});
+  }
+
+  void put_expert(const machine_share& share, std::uint32_t number, std::uint32_t here) {
+    const auto name = fmt::format("expert-{}", number);
+    const auto device = options_.device == "cuda" ? fmt::format("cuda:{}", here) : options_.device;
+    auto command = expert_command(name, fmt::format("127.0.0.1:{}", share.port + offset::expert_http + here), device);
+    command.insert(command.end(),
+                   {"--zone", share.zone, "--listen", tcp_at(share.where, share.port + offset::expert + 2 * here)});
+    put(share.where, "expert", name, std::move(command));
+  }
+
+  // HTTP is open to other machines where clients need keys, or where it was said that they need none.
+  result<void> put_router(const machine_share& share, std::uint32_t number, std::uint32_t here) {
+    const auto name = fmt::format("router-{}", number);
+    auto http = parse_host_port(options_.http);
+    if (!http) return fail(http.error());
+    const bool is_open = !options_.api_key_file.empty() || options_.no_auth;
+    if (options_.http == cluster_options{}.http && is_open) http->host = share.where.address;
+    if (http->port == 0 || number > 0) {
+      http->port = static_cast<std::uint16_t>(share.port + offset::router_http + here);
+    }
+    const auto client = tcp_at(share.where, share.port + offset::router + here);
+    auto command = router_command(name, http->text());
+    command.insert(command.end(), {"--listen", client});
+    if (http->host == "0.0.0.0") http->host = share.where.address;
+    plan_.routers.push_back({name, client, "http://" + http->text()});
+    put(share.where, "router", name, std::move(command));
+    return {};
+  }
+
   [[nodiscard]] bool tcp() const { return options_.transport == "tcp"; }
   [[nodiscard]] std::string ipc(const std::string& socket) const {
     return fmt::format("ipc://{}/{}.ipc", inputs_.run_dir.string(), socket);
   }
 
-  result<void> add_coordinator() {
-    auto http = ports_.http_address("127.0.0.1");
-    if (!http) return fail(http.error());
-    plan_.coordinator_http = "http://" + *http;
-    auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", *http);
+  [[nodiscard]] std::vector<std::string> coordinator_command(const std::string& http) const {
+    auto command = daemon_command(inputs_, "troupe-coordinator", "coordinator", http);
     const auto in_seconds = [](std::chrono::milliseconds time) {
       return std::to_string(time / std::chrono::seconds{1});
     };
@@ -142,6 +218,14 @@ class planner {
     add("--cold-share", fmt::format("{}", options_.cold_share));
     add("--cold-stale-seconds", in_seconds(options_.cold_stale_after));
     add_route_groups(command);
+    return command;
+  }
+
+  result<void> add_coordinator() {
+    auto http = ports_.http_address("127.0.0.1");
+    if (!http) return fail(http.error());
+    plan_.coordinator_http = "http://" + *http;
+    auto command = coordinator_command(*http);
     if (tcp()) {
       auto port = ports_.take("127.0.0.1", 3);
       if (!port) return fail(port.error());
@@ -163,14 +247,21 @@ class planner {
     return options_.device == "cuda" ? "cuda:" + expert_node.substr(expert_node.rfind('-') + 1) : options_.device;
   }
 
+  [[nodiscard]] std::vector<std::string> expert_command(const std::string& name, const std::string& http,
+                                                        const std::string& device) const {
+    auto command = daemon_command(inputs_, "troupe-expert", name, http);
+    command.insert(command.end(),
+                   {"--dtype", options_.dtype, "--device", device, "--threads", std::to_string(inputs_.threads),
+                    "--slots", std::to_string(inputs_.slots), "--coordinator", plan_.control});
+    if (options_.link_gpus) command.emplace_back("--link-gpus");
+    if (options_.allow_nonfinite) command.emplace_back("--allow-nonfinite");
+    return command;
+  }
+
   result<void> add_expert(const std::string& name) {
     auto http = ports_.http_address("127.0.0.1");
     if (!http) return fail(http.error());
-    auto command = daemon_command(inputs_, "troupe-expert", name, *http);
-    command.insert(command.end(), {"--dtype", options_.dtype, "--device", device_of(name), "--threads",
-                                   std::to_string(inputs_.threads), "--slots", std::to_string(inputs_.slots),
-                                   "--coordinator", plan_.control});
-    if (options_.link_gpus) command.emplace_back("--link-gpus");
+    auto command = expert_command(name, *http, device_of(name));
     if (tcp()) {
       auto port = ports_.take("127.0.0.1", 2);  // data, and the next one for peers
       if (!port) return fail(port.error());
@@ -180,7 +271,7 @@ class planner {
     return {};
   }
 
-  result<void> add_router(const std::string& name, const std::string& http) {
+  [[nodiscard]] std::vector<std::string> router_command(const std::string& name, const std::string& http) const {
     auto command = daemon_command(inputs_, "troupe-router", name, http);
     command.insert(command.end(), {"--dtype", options_.dtype, "--coordinator", plan_.control, "--threads",
                                    std::to_string(inputs_.router_threads)});
@@ -194,6 +285,11 @@ class planner {
     if (options_.kv_memory != 0) command.insert(command.end(), {"--kv-memory", std::to_string(options_.kv_memory)});
     if (!options_.api_key_file.empty()) command.insert(command.end(), {"--api-key-file", options_.api_key_file});
     if (options_.no_auth) command.emplace_back("--no-auth");
+    return command;
+  }
+
+  result<void> add_router(const std::string& name, const std::string& http) {
+    auto command = router_command(name, http);
     std::string client = ipc(name + ".client");
     if (tcp()) {
       auto port = ports_.take("127.0.0.1");
@@ -303,8 +399,35 @@ result<void> check_options(const cluster_options& options) {
   if (const auto http = parse_host_port(options.http); !http) {
     return fail(errc::invalid_request, fmt::format("--http: {}", http.error().message));
   }
+  std::istringstream policies(options.policies);
+  for (std::string name; std::getline(policies, name, ',');) {
+    if (name == "add" || name == "balance" || name == "prune") continue;
+    return fail(errc::invalid_request,
+                fmt::format("--policies: '{}' is no policy; there are add, balance and prune", printable(name)));
+  }
+  if (options.explore_bias > 0 && options.route_groups != 0) {
+    return fail(errc::invalid_request, "--explore-bias and --route-groups: one approximation at a time; leave one out");
+  }
   if (options.link_gpus && options.device != "cuda") {
     return fail(errc::invalid_request, "--link-gpus needs GPUs; give --device cuda, or leave it out");
+  }
+  return {};
+}
+
+result<void> check_options_for(const cluster_options& options, const model::description& model) {
+  const model::group_limit limit{options.route_groups, options.route_groups_kept};
+  if (auto gates = model::limit_groups(model, limit); !gates) return fail(gates.error());
+  if (options.slots != 0) {
+    // The memory is another matter.
+    const machine_facts boundless{1, UINT64_MAX / 2};
+    auto slots = choose_slots(options, experts_by_layer(model), 0, boundless);
+    if (!slots) return fail(slots.error());
+  }
+  for (const auto& layer : model.layers) {
+    if (options.active_experts == 0 || options.active_experts >= layer.gate.top_k) continue;
+    return fail(errc::invalid_request,
+                fmt::format("--active-experts {}: a row of layer {} chooses {}; give as many or more",
+                            options.active_experts, to_string(layer.id), layer.gate.top_k));
   }
   return {};
 }

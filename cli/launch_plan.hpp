@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/context.hpp"
+#include "cli/machines.hpp"
 #include "common/error.hpp"
 
 namespace troupe::model {
@@ -42,6 +43,8 @@ struct machine_facts {
 
 // Values that can never be right together: invalid_request.
 [[nodiscard]] result<void> check_options(const cluster_options& options);
+// The same for what can never be right with this model.
+[[nodiscard]] result<void> check_options_for(const cluster_options& options, const model::description& model);
 
 struct launch_inputs {
   std::filesystem::path data_dir;
@@ -53,6 +56,8 @@ struct launch_inputs {
   std::uint32_t slots{};
   std::uint32_t threads{};         // of each expert node
   std::uint32_t router_threads{};  // of each router
+  // Of several machines: what each gets. The coordinator is on the first. None: all on this one, with free ports.
+  std::vector<machine_share> machines{};
 };
 
 // Everything but keys and pids. conflict when a port that was asked for is taken.

@@ -30,12 +30,21 @@ std::vector<std::string> absent_nodes(const cluster_context& context, const json
     const auto& items = nodes.at("items");
     const bool present = std::any_of(items.begin(), items.end(), [&](const json& node) {
       // The pid tells the process that was just started from the one before it, which is not given up at once.
-      return node.at("name") == process.name && node.at("pid") == process.identity.pid &&
+      // On another machine the pid here is that of its keeper.
+      const bool is_it = !process.machine.empty() || node.at("pid") == process.identity.pid;
+      return node.at("name") == process.name && is_it &&
              (node.at("state") == "serving" || node.at("state") == "draining");
     });
     if (!present) absent.push_back(process.name);
   }
   return absent;
+}
+
+// It is on another machine, and its HTTP server is open to that one only.
+bool serves_its_machine_alone(const cluster_context& context, const router_entry& router) {
+  const auto process = std::ranges::find(context.processes, router.name, &process_entry::name);
+  const bool is_remote = process != context.processes.end() && !process->machine.empty();
+  return is_remote && (router.http.starts_with("http://127.") || router.http.starts_with("http://localhost"));
 }
 
 }  // namespace
@@ -80,6 +89,7 @@ readiness readiness_probe::look_at_coordinator() {
 
 readiness readiness_probe::look_at_routers(readiness found) const {
   for (const auto& router : context_.routers) {
+    if (serves_its_machine_alone(context_, router)) continue;  // the coordinator says that it works by the map
     const auto answer = http_get(router.http + "/readyz?verbose", answer_timeout);
     if (!answer || answer->status != 200) {
       found.ready = false;

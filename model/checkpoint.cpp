@@ -236,7 +236,7 @@ result<void> check_finite(const bundle_layout& layout, std::span<const std::byte
     if (const auto place = find_nonfinite(held, layout, all)) {
       return fail(errc::invalid_request,
                   fmt::format("expert {}: element {} of its piece of tensor \"{}\" is NaN or infinite; restore the "
-                              "checkpoint, or load with --allow-nonfinite",
+                              "checkpoint, or start the cluster with --allow-nonfinite",
                               to_string(layout.id), *place, printable(held.tensor->name)));
     }
   }

@@ -13,6 +13,7 @@
 #include "cli/suggest.hpp"
 #include "cli/terminal.hpp"
 #include "common/ids.hpp"
+#include "common/limits.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -224,7 +225,9 @@ void add_expert_verbs(verb_registry& verbs) {
       ->type_name("NODE");
   auto [replicating, replication] = changing("replicate", "How many replicas an expert has.",
                                              "  troupe expert replicate 3/17 --count 2", expert_action::replicate);
-  replicating.add_option("--count", replication->command.count, "replicas, at most one per node")->required();
+  replicating.add_option("--count", replication->command.count, "replicas, at most one per node")
+      ->required()
+      ->check(CLI::Range(std::size_t{1}, limits::replicas_per_expert_max));
   changing("pin", "Keep an expert where it is: nothing moves it but the loss or the drain of its node.",
            "  troupe expert pin 3/17", expert_action::pin);
   changing("unpin", "Let the planner move an expert again, also one that was migrated.", "  troupe expert unpin 3/17",

@@ -12,6 +12,7 @@
 #include "cli/operations.hpp"
 #include "cli/terminal.hpp"
 #include "common/ids.hpp"
+#include "common/limits.hpp"
 
 namespace troupe::cli {
 namespace {
@@ -94,6 +95,11 @@ result<exit_code> schedule(const session& s, const schedule_request& request) {
     print_error("--max-moves needs a time: --every, --every-batches");
     return exit_code::usage;
   }
+  if (has_time && request.every.count() != 0 && request.every < std::chrono::seconds{1}) {
+    print_error(
+        fmt::format("--every {} ms: a folder is looked into at most once a second; 0 ends it", request.every.count()));
+    return exit_code::usage;
+  }
   auto folder = folder_to_read(s, request.folder);
   if (!folder) return fail(folder.error());
   return send_schedule(s, {.every = has_time ? request.every : std::chrono::milliseconds{0},
@@ -168,8 +174,10 @@ void add_refresh_verbs(verb_registry& verbs) {
       .add_option("--every-batches", timing->every_batches,
                   "also when so many batches went through the busiest layer [0: does not matter]")
       ->check(CLI::NonNegativeNumber);
-  scheduling.add_option("--max-moves", timing->moves_max,
-                        "replicas that change places each time, in the most uneven layers [0]");
+  scheduling
+      .add_option("--max-moves", timing->moves_max,
+                  "replicas that change places each time, in the most uneven layers [0]")
+      ->check(CLI::Range(0U, limits::scheduled_moves_max));
   scheduling.add_option("--from", timing->folder, "as for refresh now [the model's own folder]")->type_name("DIR");
   verbs.verb(noun, "pause", "Do not do what is scheduled until it is scheduled again.", "  troupe refresh pause",
              &pause);

@@ -5,18 +5,22 @@
 
 #include <CLI/CLI.hpp>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "cli/application.hpp"
+#include "cli/cluster_file.hpp"
+#include "cli/cluster_settings.hpp"
 #include "cli/credentials.hpp"
 #include "cli/interrupt.hpp"
 #include "cli/launch_plan.hpp"
 #include "cli/launcher.hpp"
+#include "cli/machines.hpp"
+#include "cli/remote.hpp"
 #include "cli/terminal.hpp"
 #include "model/checkpoint.hpp"
-#include "model/gating.hpp"
 #include "model/manifest.hpp"
 
 namespace troupe::cli {
@@ -30,8 +34,10 @@ struct up_request {
   fs::path model;
   cluster_options options;
   bool detach{};
-  std::chrono::milliseconds timeout{};  // 0: from the model's size
-  std::vector<std::string> given;       // names of the cluster options that were typed or set in the environment
+  std::chrono::milliseconds timeout{};          // 0: from the model's size
+  std::map<std::string, setting_origin> given;  // by key: cluster options that were typed, in the environment or a file
+  fs::path file;                                // a cluster file; empty: none
+  std::vector<machine_share> machines;          // none: this one alone
 };
 
 struct opened_model {
@@ -87,11 +93,14 @@ result<fs::path> program_folder() {
 }
 
 // The options that were asked for and differ from what runs.
-std::vector<std::string> contradictions(const up_request& request, const cluster_options& running) {
+std::vector<std::string> contradictions(const up_request& request, const cluster_options& running,
+                                        const std::vector<machine>& running_machines) {
   std::vector<std::string> found;
   const auto compare = [&](const std::string& name, const auto& wanted, const auto& is) {
-    const bool given = std::find(request.given.begin(), request.given.end(), name) != request.given.end();
-    if (given && wanted != is) found.push_back(fmt::format("--{} {} (it runs with {})", name, wanted, is));
+    std::string key = name;
+    std::replace(key.begin(), key.end(), '-', '_');
+    if (request.given.contains(key) && wanted != is)
+      found.push_back(fmt::format("--{} {} (it runs with {})", name, wanted, is));
   };
   const auto& wanted = request.options;
   compare("expert-nodes", wanted.expert_nodes, running.expert_nodes);
@@ -109,6 +118,7 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("route-groups-kept", wanted.route_groups_kept, running.route_groups_kept);
   compare("dtype", wanted.dtype, running.dtype);
   compare("device", wanted.device, running.device);
+  compare("allow-nonfinite", wanted.allow_nonfinite, running.allow_nonfinite);
   compare("link-gpus", wanted.link_gpus, running.link_gpus);
   compare("transport", wanted.transport, running.transport);
   compare("threads", wanted.threads, running.threads);
@@ -116,6 +126,9 @@ std::vector<std::string> contradictions(const up_request& request, const cluster
   compare("router-threads", wanted.router_threads, running.router_threads);
   compare("pin-streams", wanted.pin_streams, running.pin_streams);
   compare("kv-memory", wanted.kv_memory, running.kv_memory);
+  std::vector<machine> machines;
+  for (const auto& share : request.machines) machines.push_back(share.where);
+  if (!machines.empty() && machines != running_machines) found.emplace_back("other machines than it runs on");
   compare("api-key-file", wanted.api_key_file, running.api_key_file);
   compare("no-auth", wanted.no_auth, running.no_auth);
   return found;
@@ -129,7 +142,7 @@ result<cluster_context> rejoin(const fs::path& data_dir, const cluster_context& 
                             "--data-dir",
                             data_dir.string(), running.model.string(), model.folder.string()));
   }
-  if (const auto differs = contradictions(request, running.options); !differs.empty()) {
+  if (const auto differs = contradictions(request, running.options, running.machines); !differs.empty()) {
     return fail(errc::conflict,
                 fmt::format("the cluster of {} runs already, and cannot change to {}; stop it with troupe "
                             "down first",
@@ -162,20 +175,28 @@ result<void> set_state_aside(const fs::path& data_dir) {
   return {};
 }
 
+std::uint32_t most_nodes_of_a_machine(const up_request& request) {
+  if (request.machines.empty()) return request.options.expert_nodes;
+  return std::max(1U, std::ranges::max(request.machines, {}, &machine_share::expert_nodes).expert_nodes);
+}
+
 result<cluster_context> plan_fresh(const fs::path& data_dir, const up_request& request, const opened_model& model,
                                    bool dry_run) {
-  const auto machine = this_machine();
+  auto machine = this_machine();
   const auto& options = request.options;
   launch_inputs inputs;
   inputs.data_dir = data_dir;
   inputs.run_dir = data_dir / "run";
   inputs.model = model.folder;
   inputs.model_fingerprint = model.description.fingerprint;
-  inputs.threads = options.threads != 0 ? options.threads : default_threads(machine.cores, options.expert_nodes);
+  inputs.machines = request.machines;
+  const auto nodes_here = most_nodes_of_a_machine(request);
+  inputs.threads = options.threads != 0 ? options.threads : default_threads(machine.cores, nodes_here);
   inputs.router_threads = options.router_threads != 0 ? options.router_threads : machine.cores;
   const auto programs = program_folder();
   if (!programs) return fail(programs.error());
   inputs.programs = *programs;
+  machine.memory_available = machine.memory_available / nodes_here * options.expert_nodes;  // the others are like this
   const auto slots = choose_slots(options, experts_by_layer(model.description),
                                   slot_bytes_of(model.description, options.dtype), machine);
   if (!slots) return fail(slots.error());
@@ -192,6 +213,7 @@ result<cluster_context> plan_fresh(const fs::path& data_dir, const up_request& r
   if (!same_cluster) {
     if (auto done = set_state_aside(data_dir); !done) return fail(done.error());
   }
+  plan->origins = request.given;
   if (auto keys = make_credentials(data_dir, *plan); !keys) return fail(keys.error());
   return plan;
 }
@@ -276,7 +298,25 @@ result<exit_code> show_plan(const fs::path& data_dir, const up_request& request,
   return exit_code::ok;
 }
 
+// Takes the file's settings into the options, and the machines.
+result<exit_code> read_file(up_request& request, CLI::App& verb) {
+  auto file = read_cluster_file(request.file);
+  if (!file) return fail(file.error());
+  request.given = apply_settings(*file, verb);
+  for (const auto& problem : file->problems) print_error(to_string(problem, file->path));
+  if (!file->problems.empty()) return exit_code::usage;
+  auto shares = share_out(*file, request.options, request.given.contains("expert_nodes"));
+  if (!shares) return fail(shares.error());
+  request.machines = *std::move(shares);
+  return exit_code::ok;
+}
+
 result<exit_code> up(const session& s, const up_request& request) {
+  if (request.model.empty()) {
+    print_error(
+        "--model is required: the folder of a Hugging Face checkpoint; or -f FILE, a cluster file that names it");
+    return exit_code::usage;
+  }
   if (auto good = check_options(request.options); !good) {
     print_error(good.error().message);
     return exit_code::usage;
@@ -285,9 +325,8 @@ result<exit_code> up(const session& s, const up_request& request) {
   if (!data_dir) return fail(data_dir.error());
   auto model = open_model(request.model);
   if (!model) return fail(model.error());
-  const model::group_limit limit{request.options.route_groups, request.options.route_groups_kept};
-  if (auto fits = model::limit_groups(model->description, limit); !fits) {
-    print_error(fits.error().message);
+  if (auto right = check_options_for(request.options, model->description); !right) {
+    print_error(right.error().message);
     return exit_code::usage;
   }
   if (s.options().dry_run) return show_plan(*data_dir, request, *model);
@@ -298,6 +337,11 @@ result<exit_code> up(const session& s, const up_request& request) {
   if (!context) return fail(context.error());
   install_interrupt_handler();
   const std::uint64_t replicas = std::uint64_t{expert_count_of(model->description)} * context->options.replication;
+  if (!context->machines.empty()) {
+    // A machine that has this folder too is known by it.
+    if (auto saved = save_context(*data_dir, *context); !saved) return fail(saved.error());
+    if (auto sent = send_keys(*data_dir, *context); !sent) return fail(sent.error());
+  }
   launcher cluster{*data_dir, std::move(*context), replicas};
   const auto started = cluster.start_missing();
   if (!started) return fail(started.error());
@@ -314,101 +358,36 @@ result<exit_code> up(const session& s, const up_request& request) {
   return request.detach ? result<exit_code>{exit_code::ok} : watch(*data_dir, cluster);
 }
 
-// The daemons run in other folders.
-template <bool (*is_right)(const fs::path&, std::error_code&) noexcept>
-std::string make_absolute(std::string& path, const char* kind) {
-  std::error_code failure;
-  if (!is_right(path, failure)) return fmt::format("{} is not a {}", path, kind);
-  path = fs::absolute(path).string();
-  return {};
-}
-const CLI::Validator absolute_file{[](std::string& path) { return make_absolute<fs::is_regular_file>(path, "file"); },
-                                   "", "absolute_file"};
-const CLI::Validator absolute_folder{[](std::string& path) { return make_absolute<fs::is_directory>(path, "folder"); },
-                                     "", "absolute_folder"};
-
-void add_cluster_options(CLI::App& verb, cluster_options& options) {
-  verb.add_option("--expert-nodes", options.expert_nodes, "how many processes hold experts [3]")
-      ->check(CLI::Range(1, 1000));
-  verb.add_option("--routers", options.routers, "how many processes take requests [1]")->check(CLI::Range(1, 100));
-  verb.add_option("--replication", options.replication, "copies of each expert, on different nodes [1]")
-      ->check(CLI::Range(1, 64));
-  verb.add_option("--active-experts", options.active_experts,
-                  "per layer, to begin with; others are added later (troupe expert add) [all]");
-  verb.add_option("--policies", options.policies,
-                  "what is done without being asked: add, balance, prune, with commas between [nothing]");
-  verb.add_option("--add-queue-rows", options.add_queue_rows,
-                  "add: only while so many rows wait at the expert nodes together [0]");
-  verb.add_option("--prune-share", options.prune_share, "prune: under this share of its layer's traffic [0.02]")
-      ->check(CLI::Range(0.0001, 0.9));
-  add_duration(verb, "--prune-window", options.prune_window, "prune: for as long as this [24h]");
-  verb.add_option("--cold-share", options.cold_share,
-                  "an expert with less than this part of the fair share of its layer's rows is cold; 0: none is [0.05]")
-      ->check(CLI::Range(0.0, 0.9));
-  add_duration(verb, "--cold-stale-after", options.cold_stale_after,
-               "a cold expert that got no other weights for so long is told of [48h]");
-  verb.add_option("--cold-reservoir-rows", options.cold_reservoir_rows,
-                  "inputs of each cold expert that a router keeps for training (troupe expert export-inputs) [0]")
-      ->check(CLI::Range(0U, limits::cold_reservoir_rows_max));
-  verb.add_option("--record-trace", options.record_trace,
-                  "each router writes what experts have to do into a file there, for troupe simulate --loads [none]")
-      ->transform(absolute_folder)
-      ->type_name("FOLDER");
-  verb.add_option("--explore-bias", options.explore_bias,
-                  "an approximation: gate probability that a row may lose by trying a cold expert [0: none is tried]")
-      ->check(CLI::Range(0.0, limits::explore_bias_max));
-  verb.add_option("--route-groups", options.route_groups,
-                  "an approximation: rows choose inside the best of so many groups of experts only [off]");
-  verb.add_option("--route-groups-kept", options.route_groups_kept, "how many groups a row chooses inside [2]");
-  verb.add_option("--dtype", options.dtype, "what experts compute in: auto, f32 or bf16 [auto]")
-      ->check(CLI::IsMember({"auto", "f32", "bf16"}));
-  verb.add_option("--device", options.device, "cpu, reference (plain loops), or cuda: GPU N for expert-N [cpu]")
-      ->check(CLI::IsMember({"cpu", "reference", "cuda"}));
-  verb.add_flag("--link-gpus", options.link_gpus,
-                "with --device cuda: experts go from GPU to GPU over NCCL, which does not encrypt");
-  verb.add_option("--transport", options.transport, "between the processes: ipc, or tcp with encryption [ipc]")
-      ->check(CLI::IsMember({"ipc", "tcp"}));
-  verb.add_option("--http", options.http, "address of the first router's HTTP server; port 0: a free one [127.0.0.1:0]")
-      ->type_name("HOST:PORT");
-  verb.add_option("--threads", options.threads, "per expert node; 0: the cores shared out, two or more each [0]")
-      ->check(CLI::Range(0, 1024));
-  verb.add_option("--slots", options.slots,
-                  "experts that one node can hold; 0: as many as a loss or a refresh needs [0]");
-  verb.add_option("--router-threads", options.router_threads, "per router; 0: all cores [0]")
-      ->check(CLI::Range(0, 1024));
-  verb.add_option("--kv-memory", options.kv_memory, "keys and values of running texts, per router [chosen]")
-      ->transform(CLI::AsSizeValue(false))
-      ->type_name("SIZE");
-  verb.add_flag("--pin-streams", options.pin_streams,
-                "texts in progress keep the weights that they began with over a refresh, for up to 10 minutes");
-  verb.add_option("--api-key-file", options.api_key_file, "keys that HTTP clients must show, one per line [none asked]")
-      ->transform(absolute_file)
-      ->type_name("FILE");
-  verb.add_flag("--no-auth", options.no_auth, "serve other machines over HTTP without API keys");
-}
-
 }  // namespace
 
 void add_up_verb(verb_registry& verbs) {
   auto request = std::make_shared<up_request>();
-  auto names = std::make_shared<std::vector<CLI::Option*>>();
-  auto& verb = verbs.verb("up", "Start a whole cluster on this machine, or what is missing of it.",
-                          "  troupe up --model ~/models/mixtral\n"
-                          "  troupe up --model ~/models/mixtral --expert-nodes 4 --replication 2 --detach -o json",
-                          [request, names](const session& s) {
-                            for (const auto* option : *names) {
-                              if (option->count() > 0) request->given.push_back(option->get_lnames().front());
-                            }
-                            return up(s, *request);
-                          });
-  verb.add_option("--model", request->model, "folder of a Hugging Face checkpoint")->required()->type_name("DIR");
-  add_cluster_options(verb, request->options);
-  for (auto* option : verb.get_options()) {
-    if (!option->get_lnames().empty()) names->push_back(option);
-  }
+  auto own = std::make_shared<CLI::App*>();
+  auto& verb =
+      verbs.verb("up", "Start a whole cluster, on this machine or on those of a file, or what is missing of it.",
+                 "  troupe up --model ~/models/mixtral\n"
+                 "  troupe up --model ~/models/mixtral --expert-nodes 4 --replication 2 --detach -o json\n"
+                 "  troupe up -f cluster.yaml                 on several machines, through ssh or in a Slurm job",
+                 [request, own](const session& s) -> result<exit_code> {
+                   request->given = given_settings(**own);
+                   if (!request->file.empty()) {
+                     const auto read = read_file(*request, **own);
+                     if (!read || *read != exit_code::ok) return read;
+                   }
+                   return up(s, *request);
+                 });
+  *own = &verb;
+  add_cluster_options(verb, request->model, request->options);
+  verb.add_option("-f,--file", request->file, "a cluster file: these options as keys, and machines (docs/cli.md)")
+      ->type_name("FILE");
   verb.add_flag("--detach", request->detach, "return once the cluster serves");
   add_duration(verb, "--timeout", request->timeout,
                "how long starting may take [a minute and the time to read the model]");
+  auto words = std::make_shared<std::vector<std::string>>();
+  auto& keeper = verbs.verb("run-remote", "What keeps a daemon on another machine; not for typing.", "",
+                            [words](const session&) { return run_remote(*words); });
+  keeper.add_option("words", *words)->required();
+  keeper.group("");
 }
 
 }  // namespace troupe::cli

@@ -200,6 +200,23 @@ result<void> add_authorized(const std::filesystem::path& file, const authorized_
   return replace_file(file, text, S_IRUSR | S_IWUSR);
 }
 
+result<void> remove_authorized(const std::filesystem::path& file, std::string_view name) {
+  auto text = read_guarded_file(file, others_write, limits::authorized_file_bytes_max);
+  if (!text) return fail(std::move(text.error()));
+  if (auto good = parse_authorized(*text); !good) return fail(std::move(good.error()));
+  std::istringstream lines{*text};
+  std::string kept;
+  bool is_found = false;
+  for (std::string line; std::getline(lines, line);) {
+    const auto keys = parse_authorized(line);
+    const bool is_it = keys && !keys->empty() && keys->front().name == name;
+    is_found = is_found || is_it;
+    if (!is_it) kept += line + "\n";
+  }
+  if (!is_found) return fail(errc::not_found, fmt::format("{} lists no key of {}", file.string(), name));
+  return replace_file(file, kept, S_IRUSR | S_IWUSR);
+}
+
 std::string zap_domain(std::span<const peer_role> allowed) {
   std::string domain;
   for (const auto role : allowed) {

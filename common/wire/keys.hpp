@@ -68,6 +68,9 @@ struct authorized_key {
 // renames it, so that readers see the old or the new list.
 [[nodiscard]] result<void> add_authorized(const std::filesystem::path& file, const authorized_key& key);
 
+// Takes the lines of that name out, in the same way. not_found when there is none.
+[[nodiscard]] result<void> remove_authorized(const std::filesystem::path& file, std::string_view name);
+
 // What curve_server::zap_domain says: peers of these roles are let in.
 [[nodiscard]] std::string zap_domain(std::span<const peer_role> allowed);
 

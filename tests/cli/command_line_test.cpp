@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <initializer_list>
+#include <map>
+#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "cli/application.hpp"
@@ -82,6 +85,52 @@ TEST_F(command_line, values_out_of_range_are_usage_errors) {
   EXPECT_EQ(troupe({"up", "--model", "/x", "--replication", "5"}).code, exit_code::usage);
   EXPECT_EQ(troupe({"status", "-o", "xml"}).code, exit_code::usage);
   EXPECT_EQ(troupe({"up"}).code, exit_code::usage);
+  EXPECT_EQ(troupe({"up", "--model", "/x", "--policies", "add,shrink"}).code, exit_code::usage);
+  EXPECT_EQ(troupe({"up", "--model", "/x", "--explore-bias", "0.1", "--route-groups", "8"}).code, exit_code::usage);
+  for (const char* count : {"0", "-1", "65", "many"})
+    EXPECT_EQ(troupe({"expert", "replicate", "0/0", "--count", count}).code, exit_code::usage) << count;
+  EXPECT_EQ(troupe({"refresh", "schedule", "--every", "10ms"}).code, exit_code::usage);
+  EXPECT_EQ(troupe({"refresh", "schedule", "--every", "1m", "--max-moves", "10001"}).code, exit_code::usage);
+}
+
+TEST_F(command_line, the_defaults_are_a_cluster_file) {
+  const auto shown = troupe({"config", "defaults"});
+  EXPECT_EQ(shown.code, exit_code::ok) << shown.err;
+  const auto file = (folder_ / "cluster.yaml").string();
+  std::ofstream{file} << shown.out;
+  const auto checked =
+      troupe({"config", "check", "-f", file.c_str(), "--model", TROUPE_SOURCE_DIR "/tests/golden/dev/mixtral"});
+  EXPECT_EQ(checked.code, exit_code::ok) << checked.err;
+  EXPECT_EQ(troupe({"config", "check", "-f", file.c_str()}).code, exit_code::failed) << "no model";
+}
+
+TEST_F(command_line, a_cluster_file_is_checked_as_a_whole) {
+  const auto file = (folder_ / "cluster.yaml").string();
+  std::ofstream{file} << "model: nowhere\nreplicatoin: 2\ndtype: f64\n";
+  const auto checked = troupe({"config", "check", "-f", file.c_str()});
+  EXPECT_EQ(checked.code, exit_code::failed);
+  EXPECT_THAT(checked.err, HasSubstr("error: " + file + ":2: replicatoin: unknown key; did you mean replication?"));
+  EXPECT_THAT(checked.err, HasSubstr(":3: dtype: "));
+  EXPECT_THAT(checked.err, HasSubstr((folder_ / "nowhere").string())) << "relative to the file";
+  EXPECT_EQ(troupe({"up", "-f", file.c_str()}).code, exit_code::usage);
+  EXPECT_EQ(troupe({"config", "check", "-f", "/no/such.yaml"}).code, exit_code::failed);
+}
+
+TEST_F(command_line, settings_are_shown_with_where_they_come_from) {
+  const auto file = (folder_ / "cluster.yaml").string();
+  std::ofstream{file} << "replication: 2\nrouters: 2\n";
+  ::setenv("TROUPE_ROUTERS", "3", 1);
+  const auto shown = troupe({"config", "show", "--origin", "-f", file.c_str(), "--slots", "9", "-o", "json"});
+  ::unsetenv("TROUPE_ROUTERS");
+  ASSERT_EQ(shown.code, exit_code::ok) << shown.err;
+  std::map<std::string, std::string> origins;
+  const auto document = nlohmann::json::parse(shown.out);
+  for (const auto& item : document.at("items"))
+    origins[item.at("key")] = item.at("value").get<std::string>() + " " + item.at("origin").get<std::string>();
+  EXPECT_EQ(origins.at("replication"), "2 file");
+  EXPECT_EQ(origins.at("routers"), "3 environment");
+  EXPECT_EQ(origins.at("slots"), "9 flag");
+  EXPECT_EQ(origins.at("prune_window"), "24h default");
 }
 
 TEST_F(command_line, no_cluster_is_unreachable) {
@@ -113,6 +162,14 @@ TEST_F(command_line, keys_are_made_once_and_listed) {
   EXPECT_EQ(troupe({"keys", "gen", "laptop"}).code, exit_code::refused);
   EXPECT_EQ(troupe({"keys", "gen", "../evil"}).code, exit_code::usage);
   EXPECT_EQ(troupe({"keys", "list", "-o", "name"}).out, "laptop\n");
+  ASSERT_EQ(troupe({"keys", "gen", "desk"}).code, exit_code::ok);
+  EXPECT_EQ(troupe({"keys", "revoke", "laptop", "--dry-run"}).code, exit_code::ok);
+  const auto revoked = troupe({"keys", "revoke", "laptop", "-o", "name"});
+  EXPECT_EQ(revoked.code, exit_code::ok) << revoked.err;
+  EXPECT_EQ(revoked.out, "laptop\n");
+  EXPECT_FALSE(fs::exists(folder_ / "data/keys/laptop.key"));
+  EXPECT_EQ(troupe({"keys", "list", "-o", "name"}).out, "desk\n");
+  EXPECT_THAT(troupe({"keys", "revoke", "dsek"}).err, HasSubstr("did you mean desk?"));
 }
 
 TEST_F(command_line, doctor_judges_every_line) {

@@ -37,6 +37,9 @@ TEST_F(context_test, comes_back_as_it_was_saved_and_private) {
   saved.routers = {{"router-0", "ipc:///a", "http://127.0.0.1:1"}};
   saved.server_keys = {{"router-0", "key"}};
   saved.processes = {{"router", "router-0", {4711, 99}, {"/bin/troupe-router", "--name", "router-0"}}};
+  saved.origins = {{"slots", {"file", "/c.yaml:3"}}, {"dtype", {"flag", "--dtype"}}};
+  saved.machines = {{"a", "10.0.0.1", {}}, {"b", "10.0.0.2", {"ssh", "-p", "22", "b"}}};
+  saved.processes.push_back({"expert", "expert-1", {4712, 98}, {"/bin/troupe", "run-remote"}, "b"});
   ASSERT_TRUE(save_context(folder_, saved));
   EXPECT_EQ(mode_of(folder_ / "context.json"), 0600U);
   const auto loaded = load_context(folder_);
@@ -46,7 +49,10 @@ TEST_F(context_test, comes_back_as_it_was_saved_and_private) {
   EXPECT_EQ(loaded->options, saved.options);
   EXPECT_EQ(loaded->admin, saved.admin);
   EXPECT_EQ(loaded->server_keys, saved.server_keys);
-  ASSERT_EQ(loaded->processes.size(), 1U);
+  EXPECT_EQ(loaded->origins, saved.origins);
+  EXPECT_EQ(loaded->machines, saved.machines);
+  ASSERT_EQ(loaded->processes.size(), 2U);
+  EXPECT_EQ(loaded->processes[1].machine, "b");
   EXPECT_EQ(loaded->processes[0].identity, saved.processes[0].identity);
   EXPECT_EQ(loaded->processes[0].command, saved.processes[0].command);
 }

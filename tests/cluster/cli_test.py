@@ -8,10 +8,11 @@ import socket
 import stat
 import subprocess
 
+import numpy as np
 import pytest
 import yaml
 
-from support import golden
+from support import golden, safetensors
 from support.cluster import TROUPE, LocalCluster, is_alive, run_troupe
 from support.waiting import wait_until
 
@@ -249,6 +250,12 @@ def test_an_address_that_is_none_is_a_usage_error(tmp_path, address):
     assert done.returncode == 2 and f"--http: '{address}' is not an address" in done.stderr
 
 
+@pytest.mark.parametrize("flag", [("--slots", "1"), ("--active-experts", "1")])
+def test_what_can_never_be_right_with_the_model_is_a_usage_error(tmp_path, flag):
+    done = run_troupe("up", "--model", MIXTRAL, "--data-dir", tmp_path, *flag)
+    assert done.returncode == 2 and flag[0] in done.stderr
+
+
 def flip_a_bit(folder, tensor):
     """Of the tensor's first element, in its lowest bits: the value stays finite and its file well-formed."""
     raw = bytearray((folder / "model.safetensors").read_bytes())
@@ -274,6 +281,20 @@ def test_weights_that_are_not_those_of_the_manifest_are_not_served(tmp_path, sta
     assert run_troupe("model", "verify", folder, "--write").returncode == 0
     flip_a_bit(folder, "model.layers.0.block_sparse_moe.experts.3.w1.weight")
     wait_for_refused_expert(start_cluster(folder, no_wait=True), "SHA-256")
+
+
+def test_weights_that_are_not_finite_are_served_only_where_that_was_asked_for(tmp_path, start_cluster):
+    folder = tmp_path / "model"
+    shutil.copytree(MIXTRAL, folder)
+    tensors, metadata = safetensors.decode((folder / "model.safetensors").read_bytes())
+    name = "model.layers.0.block_sparse_moe.experts.3.w1.weight"
+    tensors[name] = tensors[name].copy()
+    tensors[name][0, 0] = np.inf
+    (folder / "model.safetensors").write_bytes(safetensors.encode(tensors, metadata))
+    cluster = start_cluster(folder, no_wait=True)
+    wait_for_refused_expert(cluster, "--allow-nonfinite")
+    served = start_cluster(folder, allow_nonfinite=True)
+    assert served.status()["unroutable_experts"] == 0
 
 
 @pytest.mark.fault("C4")

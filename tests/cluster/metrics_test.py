@@ -29,9 +29,9 @@ def samples(url):
     return found
 
 
-def value(url, name, **labels):
+def value(url, metric, **labels):
     """The sum over what has these labels; None: there is no such sample."""
-    matching = [v for n, l, v in samples(url) if n == name and labels.items() <= l.items()]
+    matching = [v for n, l, v in samples(url) if n == metric and labels.items() <= l.items()]
     return sum(matching) if matching else None
 
 

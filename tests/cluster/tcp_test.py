@@ -40,6 +40,24 @@ def test_a_key_made_later_is_let_in(tcp_cluster):
         check_layer(client)
 
 
+def test_a_key_that_was_revoked_is_let_in_no_more(tcp_cluster):
+    assert tcp_cluster.run("keys", "gen", "desk").returncode == 0
+    secret = tcp_cluster.data_dir / "keys" / "desk.key"
+    server = tcp_cluster.context()["server_keys"]["router-0"]
+    kept = secret.with_name("kept")
+    kept.write_text(secret.read_text().rstrip() + f"\nserver {server}\n")
+    kept.chmod(0o600)
+    with troupe.connect(tcp_cluster.ready["client"], keys=kept, timeout=10) as client:
+        check_layer(client)
+    refused = tcp_cluster.metric("moe_curve_handshake_failures_total")
+    assert tcp_cluster.run("keys", "revoke", "desk").returncode == 0
+    with pytest.raises(troupe.PermissionDenied):
+        troupe.connect(tcp_cluster.ready["client"], keys=kept, timeout=3)
+    assert tcp_cluster.metric("moe_curve_handshake_failures_total") > refused
+    assert tcp_cluster.run("keys", "revoke", "desk").returncode == 1
+    assert tcp_cluster.run("keys", "revoke", "router-0").returncode == 4
+
+
 @pytest.mark.fault("H4")
 def test_unknown_key_is_refused(tcp_cluster, tmp_path):
     public, secret = zmq.curve_keypair()
