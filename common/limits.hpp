@@ -204,6 +204,15 @@ inline constexpr std::size_t policy_operations_max = 4;
 // What balancing must take away from a layer's imbalance for a move to be worth its copy.
 inline constexpr double balance_gain_min = 0.05;
 inline constexpr std::size_t traffic_window_buckets = 6;
+// Experts that rows choose together (expert_pairs.hpp): pairs that one list of a layer has, 4 for each of 256 experts;
+// the largest layer of which they are counted, whose table takes 512 KiB; how many reports of a router one list of a
+// layer spans, so that each report has few layers; and how many companions of an expert people see.
+inline constexpr std::size_t expert_pairs_max = 1024;
+inline constexpr std::uint32_t pair_experts_max = 512;
+inline constexpr std::uint32_t pair_reports = 20;
+inline constexpr std::size_t companions_max = 8;
+static_assert(layers_max / pair_reports * (expert_pairs_max + pair_experts_max) * 20 < envelope_bytes_max,
+              "the pairs of the layers whose turn it is fit into one report");
 // Of the fair share of its layer's load: an expert with less is cold.
 inline constexpr double cold_share = 0.05;
 // A cold expert is warm again from so many times that share on, so that one at the border does not come and go.

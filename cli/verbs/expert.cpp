@@ -19,22 +19,34 @@ namespace troupe::cli {
 namespace {
 
 view expert_view(bool one) {
-  return {.items = one ? "" : "items",
-          .columns = {{"LAYER", "layer"},
-                      {"EXPERT", "expert", cell::count},
-                      {"STATE", "state"},
-                      {"VERSION", "version", cell::count},
-                      {"REPLICAS", "replicas"},
-                      {"BYTES", "bytes", cell::bytes},
-                      {"TOKENS", "tokens_total", cell::count},
-                      {"SHARE", "share", cell::share},
-                      {"COLD", "cold", cell::text, !one},
-                      {"PINNED", "pinned", cell::text, !one},
-                      {"OPERATION", "operation", cell::text, !one},
-                      {"LAST USED", "last_used", cell::text, !one},
-                      {"DIGEST", "digest", cell::text, !one}},
-          .name = "{layer}/{expert}",
-          .vertical = one};
+  view shown{.items = one ? "" : "items",
+             .columns = {{"LAYER", "layer"},
+                         {"EXPERT", "expert", cell::count},
+                         {"STATE", "state"},
+                         {"VERSION", "version", cell::count},
+                         {"REPLICAS", "replicas"},
+                         {"BYTES", "bytes", cell::bytes},
+                         {"TOKENS", "tokens_total", cell::count},
+                         {"SHARE", "share", cell::share},
+                         {"COLD", "cold", cell::text, !one},
+                         {"PINNED", "pinned", cell::text, !one},
+                         {"OPERATION", "operation", cell::text, !one},
+                         {"LAST USED", "last_used", cell::text, !one},
+                         {"DIGEST", "digest", cell::text, !one}},
+             .name = "{layer}/{expert}",
+             .vertical = one};
+  if (one) shown.columns.push_back({"CHOSEN WITH", "chosen_with"});
+  return shown;
+}
+
+// "3/9 (42 %), 3/0 (7 %)": the experts that the same rows chose.
+std::string companions_of(const json& expert) {
+  std::string text;
+  for (const auto& other : expert.at("together")) {
+    text += fmt::format("{}{}/{} ({:.0f} %)", text.empty() ? "" : ", ", layer_name(expert.at("layer")),
+                        other.at("expert").get<std::uint32_t>(), 100 * other.at("share").get<double>());
+  }
+  return text;
 }
 
 // faults.md A7: what there is instead.
@@ -78,10 +90,16 @@ result<exit_code> show(const session& s, const std::string& name) {
   const auto experts = fetch_document(s, {query_kind::experts});
   if (!experts) return fail(experts.error());
   for (const auto& item : experts->at("items")) {
-    if (layer_name(item.at("layer")) == to_string(wanted->layer) && item.at("expert") == wanted->index) {
-      s.print(item, expert_view(true));
-      return exit_code::ok;
-    }
+    if (layer_name(item.at("layer")) != to_string(wanted->layer) || item.at("expert") != wanted->index) continue;
+    query question{query_kind::explanation};
+    question.expert = name;
+    const auto explained = fetch_document(s, question);
+    if (!explained) return fail(explained.error());
+    json shown = item;
+    for (const char* key : {"together", "together_missed"}) shown[key] = explained->at(key);
+    if (s.prints_pages()) shown["chosen_with"] = companions_of(shown);
+    s.print(shown, expert_view(true));
+    return exit_code::ok;
   }
   return fail(unknown_expert(*wanted, experts->at("items")));
 }

@@ -247,7 +247,7 @@ result<decision> decide(const cluster_state& state, admin_command& command) {
 void remove_now(cluster_state& state, const node_id& name) {
   auto& node = state.nodes.at(name);
   state.tell(severity::warning, "node_removed", name.value, fmt::format("{} was removed by an operator", name.value));
-  state.traffic.forget(name);
+  state.forget_reports(name);
   if (!is_member(node)) {
     state.nodes.erase(name);
     return;

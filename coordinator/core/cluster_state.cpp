@@ -41,6 +41,11 @@ node_entry* cluster_state::find_member(const node_id& name, incarnation_number i
   return node != nullptr && node->incarnation == incarnation && is_member(*node) ? node : nullptr;
 }
 
+void cluster_state::forget_reports(const node_id& name) {
+  traffic.forget(name);
+  pairs.forget(name);
+}
+
 void cluster_state::tell(severity level, std::string kind, std::string object, std::string text) {
   out.events.push_back({level, std::move(kind), std::move(object), std::move(text)});
 }

@@ -20,6 +20,7 @@
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/operation_totals.hpp"
 #include "coordinator/core/output.hpp"
+#include "coordinator/core/pair_window.hpp"
 #include "coordinator/core/placement_history.hpp"
 #include "coordinator/core/policies/cold_experts.hpp"
 #include "coordinator/core/policies/policy.hpp"
@@ -297,6 +298,7 @@ struct cluster_state {
   traffic_window long_traffic;                    // of policy_settings::prune_window
   traffic_window long_norms;                      // the same, of gate weight x output norm, in thousandths
   traffic_window masked_rows, masked_mass;        // of the last minute; mass in millionths
+  pair_window pairs;                              // of the last minute
   std::map<expert_id, time_point> present_since;  // when policy_runner first saw it take part
   cold_experts cold;
   time_point policies_due;
@@ -316,6 +318,8 @@ struct cluster_state {
   [[nodiscard]] node_entry* find(const node_id& name);
   // The entry, when `incarnation` is the one that has the session.
   [[nodiscard]] node_entry* find_member(const node_id& name, incarnation_number incarnation);
+  // What the node reported since its incarnation began counts from nothing when it comes back.
+  void forget_reports(const node_id& name);
   void tell(severity level, std::string kind, std::string object, std::string text);
   // Puts `records` into the output; `then` is kept until the result comes back.
   void persist(std::vector<store_record> records, persist_in_flight then);

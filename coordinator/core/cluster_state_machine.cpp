@@ -21,12 +21,25 @@
 namespace troupe::coordinator {
 namespace {
 
+// Of layers of another size than the model's nothing is believed.
+void note_pairs(cluster_state& state, const stats_report& report) {
+  for (const auto& [layer, number, counts] : report.pairs) {
+    const auto num_experts = counts.expert_rows.size();
+    if (num_experts == 0 || state.find({layer, static_cast<std::uint32_t>(num_experts)}) != nullptr) continue;
+    if (state.find({layer, static_cast<std::uint32_t>(num_experts - 1)}) == nullptr) continue;
+    state.pairs.report(report.node, report.incarnation, layer, number, counts, state.now);
+  }
+}
+
 void note_stats(cluster_state& state, const stats_report& report) {
   auto* node = state.find_member(report.node, report.incarnation);
   if (node == nullptr) return;
   node->resident_set_bytes = report.resident_set_bytes;
   node->queue_rows = report.queue_rows;
-  if (!node->is_expert()) membership::note_paces(state, report.node, *node, report.paces);
+  if (!node->is_expert()) {
+    membership::note_paces(state, report.node, *node, report.paces);
+    note_pairs(state, report);
+  }
   std::uint64_t rows = 0;
   for (const auto& traffic : report.experts) {
     if (state.find(traffic.expert) == nullptr) continue;

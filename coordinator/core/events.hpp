@@ -12,6 +12,7 @@
 
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
+#include "common/expert_pairs.hpp"
 #include "common/ids.hpp"
 #include "common/node_pace.hpp"
 
@@ -113,6 +114,13 @@ struct pace_report {
   std::string reason;
 };
 
+// Of one layer, which experts rows of a router chose together since the report with the number before.
+struct pairs_report {
+  layer_id layer;
+  std::uint64_t number{};
+  pair_counts counts;
+};
+
 struct stats_report {
   node_id node;
   incarnation_number incarnation;
@@ -122,6 +130,7 @@ struct stats_report {
   std::optional<std::uint64_t> cold_fingerprint{};  // routers that want to know the cold experts: what they know
   std::uint64_t batches_total{};                    // routers, since the start
   std::vector<pace_report> paces{};                 // routers: nodes that were slow at some time
+  std::vector<pairs_report> pairs{};                // routers: of some layers
 };
 
 // -- operators ----------------------------------------------------------------------------------------------------

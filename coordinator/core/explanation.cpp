@@ -13,6 +13,8 @@ namespace {
 
 using kind = explained_replica::kind;
 
+constexpr std::size_t companions_named = 3;
+
 class explainer {
  public:
   explainer(const cluster_state& state, const expert_entry& expert)
@@ -39,6 +41,17 @@ class explainer {
     result_.rows_in_window = state_.traffic.of(expert_.id, state_.now).rows_in_window;
     if (layer_rows > 0) result_.share = static_cast<double>(result_.rows_in_window) / static_cast<double>(layer_rows);
     if (is_present(expert_)) result_.fair_share = 1.0 / static_cast<double>(in_use);
+    result_.together = state_.pairs.of(expert_.id, state_.now);
+  }
+
+  [[nodiscard]] std::string companions_of() const {
+    std::string text;
+    for (std::size_t i = 0; i < std::min<std::size_t>(result_.together.most.size(), companions_named); ++i) {
+      const auto& other = result_.together.most[i];
+      text += fmt::format("{}{}/{} ({:.0f} %)", text.empty() ? "" : ", ", to_string(expert_.id.layer), other.expert,
+                          100 * other.share);
+    }
+    return text;
   }
 
   [[nodiscard]] kind kind_of(const node_id& name, slot_index slot, const slot_entry& entry) const {
@@ -116,6 +129,8 @@ class explainer {
       reasons.push_back(fmt::format("{:.1f} % of its layer's rows in the last {} s, {:.2f} times its fair share",
                                     100 * result_.share, window, result_.share / result_.fair_share));
     }
+    if (!result_.together.most.empty())
+      reasons.push_back(fmt::format("its rows chose most often, too: {}", companions_of()));
     if (const auto* cold = cold_entry_of()) {
       reasons.push_back(fmt::format(
           "cold for {} s: it had {} of its layer's {} rows, {:.2f} times its fair share (cold under {:.2f}); its "

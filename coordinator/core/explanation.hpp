@@ -32,6 +32,7 @@ struct explanation {
   std::uint64_t rows_in_window{};
   double share{};       // of the layer's rows in the window
   double fair_share{};  // one part of as many as there are experts in use
+  companions together;  // experts that the same rows chose, in the window
   // One sentence each, for a person.
   std::vector<std::string> reasons;
   std::vector<std::string> under_way;

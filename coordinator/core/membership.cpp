@@ -185,7 +185,7 @@ void lose(cluster_state& state, const node_id& name, std::string reason) {
   node.paces.clear();
   node.peer.clear();
   ++state.nodes_lost;
-  state.traffic.forget(name);
+  state.forget_reports(name);
   state.dirty = true;
 }
 
@@ -228,7 +228,7 @@ void leave(cluster_state& state, const leave_request& request) {
   bool holds_nothing = node->slots.empty();
   if (!node->is_expert() || (holds_nothing && node->is_draining())) {
     state.tell(severity::info, "node_left", request.node.value, fmt::format("{} left", request.node.value));
-    state.traffic.forget(request.node);
+    state.forget_reports(request.node);
     state.nodes.erase(request.node);
     return;
   }

@@ -64,7 +64,7 @@ result<std::optional<event>> inventory_from(const proto::Inventory& m) {
   return event{std::move(report)};
 }
 
-stats_report stats_from(const proto::NodeStats& m) {
+result<std::optional<event>> stats_from(const proto::NodeStats& m) {
   stats_report report{{m.node()}, {m.incarnation()}, m.resident_set_bytes(), m.queue_rows(), {}};
   if (m.has_cold_fingerprint()) report.cold_fingerprint = m.cold_fingerprint();
   report.batches_total = m.batches_total();
@@ -80,7 +80,12 @@ stats_report stats_from(const proto::NodeStats& m) {
                               expert.masked_mass_total(),
                               expert.weighted_norm_total()});
   }
-  return report;
+  for (const auto& layer : m.pairs()) {
+    auto counts = pair_counts_from(layer);
+    if (!counts) return fail(counts.error());
+    report.pairs.push_back({{layer.layer()}, layer.number(), *std::move(counts)});
+  }
+  return event{std::move(report)};
 }
 
 void put_digest(const std::optional<sha256_digest>& digest, std::string& target) {
@@ -172,7 +177,7 @@ result<std::optional<event>> event_from(const proto::NodeToCoordinator& message,
       return event{map_acknowledged{{m.node()}, {m.incarnation()}, {m.term()}, {m.epoch()}, {m.uses_since()}}};
     }
     case body::kStats:
-      return event{stats_from(message.stats())};
+      return stats_from(message.stats());
     case body::kLeave:
       return event{leave_request{{message.leave().node()}, {message.leave().incarnation()}}};
     default:

@@ -59,6 +59,8 @@ result<std::string> explanation_document(const cluster_state& state, std::string
                         {"state", to_string(replica.state)},
                         {"why", replica.why}});
   }
+  auto together = json::array();
+  for (const auto& other : seen.together.most) together.push_back({{"expert", other.expert}, {"share", other.share}});
   const auto* operation = operations::running_on(state, *id);
   return json{{"name", to_string(*id)},
               {"layer", layer_json<json>(id->layer)},
@@ -68,6 +70,8 @@ result<std::string> explanation_document(const cluster_state& state, std::string
               {"share", seen.share},
               {"fair_share", seen.fair_share},
               {"rows_in_window", seen.rows_in_window},
+              {"together", std::move(together)},
+              {"together_missed", seen.together.missed_share},
               {"pinned", entry.wish.pinned},
               {"replicas_wanted", wanted_replicas(state, entry)},
               {"wanted", state.planned ? std::move(wanted) : json(nullptr)},

@@ -77,6 +77,7 @@ std::optional<request_id> layer_service::submit(layer_job job, time_point now) {
   p->hosts_of_row.resize(rows);
   ++jobs_[p->job.layer->place];
   auto request = prepare(*p);
+  if (request) metrics_.on_chosen(p->job.layer->place, request->routing);
   if (request && recorder_ != nullptr) recorder_->count(p->job.layer->place, request->routing.expert_ids);
   auto id = request ? dispatcher_.submit(std::move(*request), now) : result<request_id>(fail(request.error()));
   if (!id) {

@@ -34,6 +34,7 @@
 #include "router_node/shell/router_loop.hpp"
 #include "router_node/shell/router_metrics.hpp"
 #include "router_node/shell/router_security.hpp"
+#include "router_node/shell/stats_message.hpp"
 #include "router_node/shell/text_service.hpp"
 #include "router_node/shell/text_source.hpp"
 
@@ -385,19 +386,7 @@ result<void> router::impl::start_link() {
 // experts this router knows of.
 void router::impl::report_stats() {
   proto::NodeStats stats;
-  for (const auto& total : metrics_->masked_totals()) {
-    auto& line = *stats.add_experts();
-    line.set_layer(total.expert.layer.value);
-    line.set_expert(total.expert.index);
-    line.set_masked_rows_total(total.rows);
-    line.set_masked_mass_total(total.mass);
-  }
-  for (const auto& node : metrics_->paced_nodes()) {
-    auto& line = *stats.add_paces();
-    line.set_node(node.name.value);
-    line.set_pace(static_cast<proto::Pace>(node.pace));
-    line.set_reason(node.reason);
-  }
+  put_stats(*metrics_, stats);
   if (reservoir_ || options_.explore_bias > 0) stats.set_cold_fingerprint(loop_->health().cold_fingerprint);
   stats.set_batches_total(loop_->health().batches);
   stats.set_resident_set_bytes(daemon::resident_set_bytes());

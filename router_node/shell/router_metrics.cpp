@@ -42,7 +42,8 @@ router_metrics::layer_counters::layer_counters(const layer_plan& plan)
       rows_while_masked(plan.num_experts),
       hosts_per_row(host_bounds),
       messages_per_request(host_bounds),
-      recent_tokens(plan.num_experts) {}
+      recent_tokens(plan.num_experts),
+      pairs(plan.num_experts, plan.top_k) {}
 
 router_metrics::router_metrics(const model_plan& plan) {
   for (const auto& layer : plan.layers()) layers_.push_back(std::make_unique<layer_counters>(layer));
@@ -70,6 +71,10 @@ void router_metrics::on_answer(const answer_report& report) {
   if (auto* layer = find(report.layer)) {
     layer->latency.observe(std::chrono::duration<double>(report.round_trip).count());
   }
+}
+
+void router_metrics::on_chosen(std::uint32_t place, const model::routing& routing) {
+  layers_[place]->pairs.count(routing.expert_ids, routing.top_k);
 }
 
 void router_metrics::on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows) {
@@ -110,6 +115,17 @@ std::vector<router_metrics::masked_total> router_metrics::masked_totals() const 
     }
   }
   return totals;
+}
+
+std::vector<router_metrics::pairs_of_layer> router_metrics::take_pairs() {
+  std::vector<pairs_of_layer> taken;
+  const auto turn = pair_turns_++;
+  for (auto place = turn % limits::pair_reports; place < layers_.size(); place += limits::pair_reports) {
+    auto& layer = *layers_[place];
+    auto counts = layer.pairs.take();
+    if (counts.rows > 0) taken.push_back({layer.id, turn + 1, std::move(counts)});
+  }
+  return taken;
 }
 
 std::vector<router_metrics::paced_node> router_metrics::paced_nodes() const {

@@ -16,6 +16,7 @@
 #include "common/http/metrics.hpp"
 #include "router_node/core/dispatcher.hpp"
 #include "router_node/core/layer_plan.hpp"
+#include "router_node/core/pair_counter.hpp"
 #include "router_node/core/types.hpp"
 
 namespace troupe::router {
@@ -31,6 +32,8 @@ class router_metrics {
   // -- the router's thread
   void on_call(const outgoing_call& call);
   void on_answer(const answer_report& report);
+  // Rows chose experts, by the gate or by their client. `place`: layer_plan::place.
+  void on_chosen(std::uint32_t place, const model::routing& routing);
   // Rows were gated under a mask. `place`: layer_plan::place.
   void on_masked(std::uint32_t place, const model::masked_load& load, std::uint32_t rows);
   // Rows were gated; those that a group limit changed are counted.
@@ -47,6 +50,13 @@ class router_metrics {
     double mass{};         // gate probability that they would have given it
   };
   [[nodiscard]] std::vector<masked_total> masked_totals() const;
+  // Which experts were chosen together, of the layers whose turn it is, since their last turn.
+  struct pairs_of_layer {
+    layer_id layer;
+    std::uint64_t number{};  // of the turn
+    pair_counts counts;
+  };
+  [[nodiscard]] std::vector<pairs_of_layer> take_pairs();
   // The expert nodes whose pace has changed since they were first met, as of the last refresh, with why it last did.
   struct paced_node {
     node_id name;
@@ -93,6 +103,7 @@ class router_metrics {
     // Of about the last minute; the router's thread alone.
     std::vector<double> recent_tokens;                    // [N]
     std::unordered_map<std::string, double> recent_rows;  // by host
+    pair_counter pairs;                                   // the router's thread alone
     explicit layer_counters(const layer_plan& plan);
   };
   [[nodiscard]] layer_counters* find(layer_id id);
@@ -102,6 +113,7 @@ class router_metrics {
   void collect_map(std::vector<http::metric_family>& families) const;
 
   std::vector<std::unique_ptr<layer_counters>> layers_;  // ordered by id
+  std::uint64_t pair_turns_{};
   http::counter rows_exact_, rows_substituted_, rows_renormalised_, rows_dropped_, rows_failed_;
   http::counter requests_ok_, requests_error_, requests_rejected_, requests_expired_, requests_aborted_;
   std::array<std::atomic<std::uint64_t>, 5> texts_{};  // over HTTP, by text_outcome; any thread writes
