@@ -187,6 +187,11 @@ inline constexpr std::chrono::milliseconds store_busy_timeout = 5s;
 // Answers of admin commands kept for repeated ids, and events kept for `troupe events`.
 inline constexpr std::size_t admin_commands_kept_max = 1024;
 inline constexpr std::size_t events_kept_max = 1024;
+// Epochs that `placement history` tells of, and those that `placement rollback` may go back to. On disk an epoch takes
+// its text and about 150 bytes per expert that it changed.
+inline constexpr std::size_t placement_epochs_kept_max = 256;
+inline constexpr std::size_t placement_maps_kept_max = 64;
+static_assert(placement_maps_kept_max <= placement_epochs_kept_max);
 // Operations at a time (each holds a slot or waits for one), and ended ones kept for `troupe op list`.
 inline constexpr std::size_t operations_running_max = 64;
 inline constexpr std::size_t operations_kept_max = 256;

@@ -290,8 +290,7 @@ result<decision> check(const cluster_state& state, const roll_back_placement& wh
     auto [oldest, newest] = state.history.maps_kept();
     return fail(errc::not_found,
                 newest.value == 0
-                    ? fmt::format("epoch {} is not remembered: none was published since this coordinator started",
-                                  what.epoch.value)
+                    ? fmt::format("epoch {} is not remembered: none was published yet", what.epoch.value)
                     : fmt::format("epoch {} is not remembered; there are {}-{}, see troupe placement history",
                                   what.epoch.value, oldest.value, newest.value));
   }

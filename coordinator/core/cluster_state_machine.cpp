@@ -196,6 +196,7 @@ void cluster_state_machine::restore(const durable_state& durable, const std::vec
   }
   auto epoch = map.epoch;
   state.published = std::make_shared<const cluster_map>(std::move(map));
+  publisher::restore_history(state, durable.epochs);
   std::vector<store_record> first{
       cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, epoch}};
   for (const auto& id : dormant) {

@@ -13,6 +13,7 @@
 #include "common/error.hpp"
 #include "common/ids.hpp"
 #include "coordinator/core/events.hpp"
+#include "coordinator/core/placement_history.hpp"
 
 namespace troupe::coordinator {
 
@@ -164,6 +165,15 @@ struct command_record {
   command_outcome outcome;
 };
 
+// An epoch, written with its map. `before`: the experts that its map has otherwise than that of the epoch before, as
+// they were there; so each map leads back to the one before. The store keeps the last
+// limits::placement_epochs_kept_max, and `before` of the last limits::placement_maps_kept_max - 1.
+struct epoch_record {
+  placement_epoch what;
+  std::optional<std::vector<expert_record>> before;  // ordered by expert; none: too old
+  friend bool operator==(const epoch_record&, const epoch_record&) = default;
+};
+
 struct node_erased {
   node_id node;
 };
@@ -176,7 +186,7 @@ struct operation_erased {
 
 using store_record =
     std::variant<cluster_record, node_record, node_erased, expert_record, command_record, command_erased, wish_record,
-                 operation_record, operation_erased, source_record, schedule_record>;
+                 operation_record, operation_erased, source_record, schedule_record, epoch_record>;
 
 // All records, as the store gives them back at start.
 struct durable_state {
@@ -188,6 +198,7 @@ struct durable_state {
   std::vector<operation_record> operations;
   std::vector<source_record> sources;
   schedule_record schedule;
+  std::vector<epoch_record> epochs;  // ordered by epoch
 };
 
 // -- messages to nodes ----------------------------------------------------------------------------------------------

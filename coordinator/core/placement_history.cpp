@@ -18,6 +18,7 @@ std::string_view to_string(expert_changes::kind what) {
 void placement_history::add(placement_epoch epoch, std::shared_ptr<const cluster_map> map) {
   if (epochs_.size() == epochs_max) epochs_.pop_front();
   epochs_.push_back(std::move(epoch));
+  if (map == nullptr) return;
   if (maps_.size() == maps_max) maps_.pop_front();
   maps_.push_back(std::move(map));
 }

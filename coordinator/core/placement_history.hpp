@@ -1,8 +1,7 @@
-// What the last published maps changed, and why: for people. In memory only: after a restart of the coordinator it
-// begins anew, with what that one publishes. Belongs to one thread at a time.
+// What the last published maps changed, and why: for people, and to go back to an earlier one. On disk, too: each epoch
+// is written with its map (output.hpp: epoch_record), so both outlive a restart. Belongs to one thread at a time.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -12,6 +11,7 @@
 
 #include "common/cluster_map.hpp"
 #include "common/ids.hpp"
+#include "common/limits.hpp"
 
 namespace troupe::coordinator {
 
@@ -20,6 +20,7 @@ struct node_change {
   node_id node;
   kind what{kind::came};
   std::string why;  // may be empty
+  friend bool operator==(const node_change&, const node_change&) = default;
 };
 
 // Experts to which the same happened on the same node, for the same reason.
@@ -30,15 +31,17 @@ struct expert_changes {
   std::string why;
   std::uint64_t count{};
   std::vector<expert_id> experts;  // the first placement_history::experts_named_max of them
+  friend bool operator==(const expert_changes&, const expert_changes&) = default;
 };
 
 struct placement_epoch {
   term_number term;
   epoch_number epoch;
-  std::chrono::steady_clock::time_point when;
+  std::int64_t at_unix_ms{};
   std::uint64_t replicas{};  // in the whole map
   std::vector<node_change> nodes;
   std::vector<expert_changes> experts;
+  friend bool operator==(const placement_epoch&, const placement_epoch&) = default;
 };
 
 [[nodiscard]] std::string_view to_string(node_change::kind what);
@@ -46,12 +49,11 @@ struct placement_epoch {
 
 class placement_history {
  public:
-  static constexpr std::size_t epochs_max = 256;
+  static constexpr std::size_t epochs_max = limits::placement_epochs_kept_max;
   static constexpr std::size_t experts_named_max = 64;  // per change; all are counted
+  static constexpr std::size_t maps_max = limits::placement_maps_kept_max;
 
-  static constexpr std::size_t maps_max = 64;
-
-  // The oldest beyond epochs_max (of maps: maps_max) is forgotten.
+  // The oldest beyond epochs_max (of maps: maps_max) is forgotten. nullptr: its map is not known any more.
   void add(placement_epoch epoch, std::shared_ptr<const cluster_map> map);
   // nullptr: not remembered.
   [[nodiscard]] std::shared_ptr<const cluster_map> map_of(epoch_number epoch) const;

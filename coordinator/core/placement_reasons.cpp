@@ -70,7 +70,7 @@ class comparison {
   placement_epoch run() {
     result_.term = after_.term;
     result_.epoch = after_.epoch;
-    result_.when = state_.now;
+    result_.at_unix_ms = unix_ms(state_);
     compare_nodes();
     for (const auto& expert : after_.experts) compare_expert(before_.find(expert.id), expert);
     for (auto& [key, changes] : groups_) result_.experts.push_back(std::move(changes));

@@ -107,6 +107,18 @@ std::vector<store_record> changed_records(const cluster_state& state, const clus
   return changed;
 }
 
+// What the next map changes, for people and to come back.
+epoch_record record_of(const cluster_state& state, const cluster_map& next) {
+  const auto& before = *state.published;
+  std::vector<expert_record> was;
+  for (const auto& expert : before.experts) {
+    auto old = to_record(expert, before.nodes);
+    const auto* now = next.find(expert.id);
+    if (now == nullptr || !(to_record(*now, next.nodes) == old)) was.push_back(std::move(old));
+  }
+  return {placement_reasons::describe(state, before, next), std::move(was)};
+}
+
 // A command that is being written knows more than the state does.
 bool is_writing_operations(const cluster_state& state) {
   const auto any = [](const auto&) { return true; };
@@ -212,6 +224,7 @@ void pass(cluster_state& state) {
   if (changed) stamp_retiring(state, next.epoch);
   records.emplace_back(
       cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, next.epoch});
+  if (changed) records.emplace_back(record_of(state, next));
   auto map = std::make_shared<const cluster_map>(std::move(next));
   persist_in_flight then;
   then.map = map;
@@ -248,18 +261,52 @@ void committed(cluster_state& state, const persist_in_flight& done) {
                      auto at = std::ranges::lower_bound(state.experts, r.expert, {}, &expert_entry::id);
                      state.durable_experts[static_cast<std::size_t>(at - state.experts.begin())] = r;
                    },
+                   [&](const epoch_record& r) { state.history.add(r.what, done.map); },
                    [](const auto&) {},
                },
                item);
   }
   if (!done.map) return;
-  if (state.published->epoch < done.map->epoch) {
-    state.last_published = state.now;
-    state.history.add(placement_reasons::describe(state, *state.published, *done.map), done.map);
-  }
+  if (state.published->epoch < done.map->epoch) state.last_published = state.now;
   state.published = done.map;
   update_experts(state, *done.map);
   state.dirty = true;
+}
+
+namespace {
+
+// Names are all that is known of the nodes of an earlier map.
+cluster_map earlier_map(const cluster_map& after, const placement_epoch& what, const std::vector<expert_record>& was) {
+  cluster_map map{what.term,   {what.epoch.value - 1}, after.cluster_id, after.model_fingerprint,
+                  after.nodes, after.experts};
+  std::map<node_id, std::uint32_t> index;
+  for (std::uint32_t n = 0; n < map.nodes.size(); ++n) index.emplace(map.nodes[n].name, n);
+  for (const auto& record : was) {
+    auto at = std::ranges::lower_bound(map.experts, record.expert, {}, &map_expert::id);
+    if (at == map.experts.end() || at->id != record.expert) continue;
+    *at = {record.expert, record.state, record.version, record.digest, {}, record.masked};
+    for (const auto& replica : record.replicas) {
+      auto [node, is_new] = index.try_emplace(replica.node, static_cast<std::uint32_t>(map.nodes.size()));
+      if (is_new) map.nodes.push_back({replica.node, node_role::expert, node_state::lost, {}, "", "", ""});
+      at->replicas.push_back({node->second, replica.slot, replica.version});
+    }
+  }
+  return map;
+}
+
+}  // namespace
+
+void restore_history(cluster_state& state, const std::vector<epoch_record>& epochs) {
+  std::vector<std::shared_ptr<const cluster_map>> maps(epochs.size());  // of the epochs, as far as they lead back
+  auto known = state.published;
+  for (auto e = epochs.size(); e > 0; --e) {
+    const auto& [what, before] = epochs[e - 1];
+    if (known == nullptr || known->epoch != what.epoch) break;
+    maps[e - 1] = known;
+    bool leads_back = before && epochs.size() - e + 1 < placement_history::maps_max;
+    known = leads_back ? std::make_shared<const cluster_map>(earlier_map(*known, what, *before)) : nullptr;
+  }
+  for (std::size_t e = 0; e < epochs.size(); ++e) state.history.add(epochs[e].what, maps[e]);
 }
 
 cluster_map map_of(const durable_state& durable, const cluster_settings& settings, term_number term) {

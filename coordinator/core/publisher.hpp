@@ -14,6 +14,8 @@ void acknowledged(cluster_state& state, const map_acknowledged& ack);
 void committed(cluster_state& state, const persist_in_flight& done);
 
 // The map of the records, as it was before the restart. Names of nodes that no record knows are skipped.
+// The epochs that the disk remembers, as far as they lead back from the published map with their maps.
+void restore_history(cluster_state& state, const std::vector<epoch_record>& epochs);
 [[nodiscard]] cluster_map map_of(const durable_state& durable, const cluster_settings& settings, term_number term);
 
 }  // namespace troupe::coordinator::publisher

@@ -164,7 +164,7 @@ void coordinator_actor_state::answer(const ask& question) {
       document = operations_document(state);
       break;
     case question_kind::history:
-      document = history_document(state, context);
+      document = history_document(state);
       break;
     case question_kind::refreshes:
       document = refreshes_document(state);

@@ -13,7 +13,8 @@ namespace {
 
 using json = nlohmann::ordered_json;
 
-json epoch_item(const placement_epoch& epoch, std::chrono::system_clock::time_point when) {
+json epoch_item(const placement_epoch& epoch) {
+  auto when = std::chrono::system_clock::time_point(std::chrono::milliseconds(epoch.at_unix_ms));
   auto nodes = json::array();
   for (const auto& change : epoch.nodes) {
     nodes.push_back({{"node", change.node.value}, {"change", to_string(change.what)}, {"why", change.why}});
@@ -34,11 +35,10 @@ json epoch_item(const placement_epoch& epoch, std::chrono::system_clock::time_po
 
 }  // namespace
 
-std::string history_document(const cluster_state& state, const document_context& context) {
+std::string history_document(const cluster_state& state) {
   auto items = json::array();
   for (const auto& epoch : state.history.epochs()) {
-    auto ago = std::chrono::duration_cast<std::chrono::system_clock::duration>(state.now - epoch.when);
-    items.push_back(epoch_item(epoch, context.wall_clock - ago));
+    items.push_back(epoch_item(epoch));
   }
   return json{{"items", std::move(items)}}.dump();
 }

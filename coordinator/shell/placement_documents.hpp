@@ -12,7 +12,7 @@
 namespace troupe::coordinator {
 
 // Published epochs since this coordinator started, the newest last.
-[[nodiscard]] std::string history_document(const cluster_state& state, const document_context& context);
+[[nodiscard]] std::string history_document(const cluster_state& state);
 // `expert`: "3/17". invalid_request when it is written otherwise, not_found when the model has no such expert.
 [[nodiscard]] result<std::string> explanation_document(const cluster_state& state, std::string_view expert);
 

@@ -249,4 +249,72 @@ result<schedule_record> schedule_from_json(std::string_view text) {
   });
 }
 
+std::string to_json(const placement_epoch& epoch) {
+  json d{{"term", epoch.term.value},   {"epoch", epoch.epoch.value}, {"at_unix_ms", epoch.at_unix_ms},
+         {"replicas", epoch.replicas}, {"nodes", json::array()},     {"experts", json::array()}};
+  for (const auto& change : epoch.nodes)
+    d["nodes"].push_back({change.node.value, static_cast<int>(change.what), change.why});
+  for (const auto& change : epoch.experts) {
+    auto named = json::array();
+    for (const auto& expert : change.experts) named.push_back({expert.layer.value, expert.index});
+    d["experts"].push_back(
+        {static_cast<int>(change.what), change.node.value, change.why, change.count, std::move(named)});
+  }
+  return d.dump();
+}
+
+result<placement_epoch> epoch_from_json(std::string_view text) {
+  return parse<placement_epoch>(text, "epoch", [](const json& d) {
+    placement_epoch epoch{{d.at("term").get<std::uint64_t>()},
+                          {d.at("epoch").get<std::uint64_t>()},
+                          d.at("at_unix_ms"),
+                          d.at("replicas"),
+                          {},
+                          {}};
+    for (const auto& n : d.at("nodes")) {
+      epoch.nodes.push_back(
+          {{n.at(0).get<std::string>()}, static_cast<node_change::kind>(n.at(1).get<int>()), n.at(2)});
+    }
+    for (const auto& e : d.at("experts")) {
+      expert_changes change{
+          static_cast<expert_changes::kind>(e.at(0).get<int>()), {e.at(1).get<std::string>()}, e.at(2), e.at(3), {}};
+      for (const auto& id : e.at(4))
+        change.experts.push_back({{id.at(0).get<std::uint32_t>()}, id.at(1).get<std::uint32_t>()});
+      epoch.experts.push_back(std::move(change));
+    }
+    return epoch;
+  });
+}
+
+std::string to_json(const std::vector<expert_record>& experts) {
+  auto list = json::array();
+  for (const auto& expert : experts) {
+    auto replicas = json::array();
+    for (const auto& r : expert.replicas) replicas.push_back({r.node.value, r.slot.value, r.version.value});
+    list.push_back({expert.expert.layer.value, expert.expert.index, static_cast<int>(expert.state),
+                    expert.version.value, expert.digest ? model::to_hex(*expert.digest) : "", expert.masked,
+                    std::move(replicas)});
+  }
+  return list.dump();
+}
+
+result<std::vector<expert_record>> experts_from_json(std::string_view text) {
+  return parse<std::vector<expert_record>>(text, "list of experts", [](const json& list) {
+    std::vector<expert_record> experts;
+    for (const auto& e : list) {
+      expert_record expert{{{e.at(0).get<std::uint32_t>()}, e.at(1).get<std::uint32_t>()},
+                           static_cast<expert_state>(e.at(2).get<int>()),
+                           {e.at(3).get<std::uint32_t>()},
+                           model::parse_digest(e.at(4).get<std::string>()),
+                           {},
+                           e.at(5).get<bool>()};
+      for (const auto& r : e.at(6))
+        expert.replicas.push_back(
+            {{r.at(0).get<std::string>()}, {r.at(1).get<std::uint32_t>()}, {r.at(2).get<std::uint32_t>()}});
+      experts.push_back(std::move(expert));
+    }
+    return experts;
+  });
+}
+
 }  // namespace troupe::coordinator

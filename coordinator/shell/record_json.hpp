@@ -25,5 +25,9 @@ namespace troupe::coordinator {
 [[nodiscard]] result<schedule_record> schedule_from_json(std::string_view text);
 [[nodiscard]] std::string to_json(const source_record& source);
 [[nodiscard]] result<source_record> source_from_json(weights_version version, std::string_view text);
+[[nodiscard]] std::string to_json(const placement_epoch& epoch);
+[[nodiscard]] result<placement_epoch> epoch_from_json(std::string_view text);
+[[nodiscard]] std::string to_json(const std::vector<expert_record>& experts);
+[[nodiscard]] result<std::vector<expert_record>> experts_from_json(std::string_view text);
 
 }  // namespace troupe::coordinator

@@ -2,6 +2,7 @@
 
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -41,6 +42,12 @@ constexpr const char* schema_of_version_4 = R"(
 CREATE TABLE sources(version INTEGER PRIMARY KEY, document TEXT NOT NULL);
 CREATE TABLE schedule(one INTEGER PRIMARY KEY CHECK (one = 1), document TEXT NOT NULL);
 PRAGMA user_version = 4;
+)";
+
+// What version 5 added. `undo`: NULL once the epoch's map leads back no more.
+constexpr const char* schema_of_version_5 = R"(
+CREATE TABLE epochs(epoch INTEGER PRIMARY KEY, document TEXT NOT NULL, undo TEXT);
+PRAGMA user_version = 5;
 )";
 
 // One prepared statement; finalised with it.
@@ -103,7 +110,7 @@ class sqlite_store final : public store {
     auto found = version->number(0);
     if (found <= store_schema_version) {
       constexpr const char* steps[store_schema_version] = {schema, schema_of_version_2, schema_of_version_3,
-                                                           schema_of_version_4};
+                                                           schema_of_version_4, schema_of_version_5};
       std::string script = "BEGIN;";
       for (auto step = found; step < store_schema_version; ++step) script += steps[step];
       return run((script + "COMMIT;").c_str());
@@ -151,6 +158,7 @@ class sqlite_store final : public store {
     if (done = load_wishes(state); !done) return fail(done.error());
     if (done = load_operations(state); !done) return fail(done.error());
     if (done = load_sources(state); !done) return fail(done.error());
+    if (done = load_epochs(state); !done) return fail(done.error());
     done = each("SELECT document FROM schedule", [&](statement& row) -> result<void> {
       auto schedule = schedule_from_json(row.text(0));
       if (schedule) state.schedule = *std::move(schedule);
@@ -195,6 +203,21 @@ class sqlite_store final : public store {
       auto source = source_from_json({static_cast<std::uint32_t>(row.number(0))}, row.text(1));
       if (source) state.sources.push_back(*std::move(source));
       return source ? result<void>{} : fail(source.error());
+    });
+  }
+
+  result<void> load_epochs(durable_state& state) {
+    return each("SELECT document, undo FROM epochs ORDER BY epoch", [&](statement& row) -> result<void> {
+      auto what = epoch_from_json(row.text(0));
+      if (!what) return fail(what.error());
+      epoch_record record{*std::move(what), std::nullopt};
+      if (auto undo = row.text(1); !undo.empty()) {
+        auto before = experts_from_json(undo);
+        if (!before) return fail(before.error());
+        record.before = *std::move(before);
+      }
+      state.epochs.push_back(std::move(record));
+      return {};
     });
   }
 
@@ -243,6 +266,20 @@ class sqlite_store final : public store {
   result<void> put(const schedule_record& row) {
     return finish(query("INSERT OR REPLACE INTO schedule VALUES(1, ?)"),
                   [&](statement& s) { s.bind(1, to_json(row)); });
+  }
+  // What follows it was written for another map that nobody has seen, or is there no more.
+  result<void> put(const epoch_record& row) {
+    const auto epoch = row.what.epoch.value;
+    auto before = [&](std::size_t kept) { return epoch - std::min<std::uint64_t>(epoch, kept - 1); };
+    auto gone = finish(query("DELETE FROM epochs WHERE epoch < ? OR epoch > ?"),
+                       [&](statement& s) { s.bind(1, before(limits::placement_epochs_kept_max)).bind(2, epoch); });
+    if (!gone) return gone;
+    gone = finish(query("UPDATE epochs SET undo = NULL WHERE epoch < ?"),
+                  [&](statement& s) { s.bind(1, before(limits::placement_maps_kept_max - 1)); });
+    if (!gone) return gone;
+    return finish(query("INSERT OR REPLACE INTO epochs VALUES(?, ?, ?)"), [&](statement& s) {
+      s.bind(1, epoch).bind(2, to_json(row.what)).bind(3, row.before ? to_json(*row.before) : std::string());
+    });
   }
   result<void> put(const operation_erased& row) {
     return finish(query("DELETE FROM operations WHERE number = ?"), [&](statement& s) { s.bind(1, row.number); });

@@ -182,12 +182,26 @@ def test_explain_after_a_pin_a_prune_and_a_restart(start_cluster):
     assert any("troupe expert restore 1/5" in line for line in pruned["would_change"])
     assert changes(cluster, "1/5")[-1][0] == "removed"
     assert "masked" in [change for change, _, _ in changes(cluster, "1/5")]
-    term = cluster.status()["term"]
+    history = cluster.json("placement", "history")["items"]
     cluster.kill("coordinator")
     cluster.start_missing()
-    assert all(epoch["term"] > term for epoch in cluster.json("placement", "history")["items"])
+    assert cluster.json("placement", "history")["items"][: len(history)] == history
     known = cluster.json("expert", "explain", "1/2")
     assert known["pinned"] and "before the coordinator's last start" in known["replicas"][0]["why"]
+
+
+def test_a_rollback_goes_back_behind_a_restart(start_cluster):
+    cluster = start_cluster(golden.FOLDER / "mixtral", expert_nodes=3, slots=8, dtype="f32")
+    at, to = replica_of(cluster, 0, 3)
+    epoch = cluster.status()["epoch"]
+    cluster.json("expert", "migrate", "0/3", "--to", to)
+    assert cluster.run("expert", "prune", "1/5", "--yes").returncode == 0
+    cluster.kill("coordinator")
+    cluster.start_missing()
+    assert cluster.run("placement", "rollback", str(epoch), "--dry-run").returncode == 0
+    assert cluster.json("placement", "rollback", str(epoch))["state"] == "done"
+    assert replica_of(cluster, 0, 3)[0] == at
+    assert cluster.expert("1/5")["state"] == "active"
 
 
 def test_commands_leave_an_audit_line(start_cluster):

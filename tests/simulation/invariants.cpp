@@ -184,6 +184,34 @@ void simulated_cluster::check_order(const node_message& message) {
   }
 }
 
+namespace {
+
+// "0/1 v2: expert-0 expert-2 | ...": what a rollback brings back.
+std::string placement_of(const cluster_map& map) {
+  std::string text;
+  for (const auto& expert : map.experts) {
+    text += fmt::format("{} v{}{}:", to_string(expert.id), expert.version.value, expert.masked ? " masked" : "");
+    for (const auto& replica : expert.replicas) text += " " + map.nodes[replica.node].name.value;
+    text += " | ";
+  }
+  return text;
+}
+
+}  // namespace
+
+// What the coordinator remembers after a restart is what it published before.
+void simulated_cluster::check_history() {
+  const auto& state = coordinator_->state();
+  for (const auto& [epoch, placement] : placements_) {
+    const auto map = state.history.map_of(epoch);
+    if (map == nullptr) {
+      violate(fmt::format("epoch {} is forgotten after a restart", epoch.value));
+    } else if (placement_of(*map) != placement) {
+      violate(fmt::format("epoch {} was {} and is {} after a restart", epoch.value, placement, placement_of(*map)));
+    }
+  }
+}
+
 void simulated_cluster::check_publication(const cluster_map& map) {
   if (std::pair(map.term, map.epoch) < std::pair(newest_term_, newest_epoch_) || map.epoch < newest_epoch_) {
     violate(fmt::format("epoch {} of term {} after epoch {} of term {}", map.epoch.value, map.term.value,
@@ -193,6 +221,8 @@ void simulated_cluster::check_publication(const cluster_map& map) {
       (map.nodes != newest_map_->nodes || map.experts != newest_map_->experts)) {
     violate(fmt::format("epoch {} has two contents", map.epoch.value));
   }
+  placements_.emplace(map.epoch, placement_of(map));
+  while (placements_.size() >= placement_history::maps_max) placements_.erase(placements_.begin());
   for (const auto& expert : map.experts) {
     std::set<std::uint32_t> holders;
     for (const auto& replica : expert.replicas) {

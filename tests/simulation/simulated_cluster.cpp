@@ -355,6 +355,7 @@ void simulated_cluster::start_coordinator() {
   if (!made) return violate(made.error().message);
   coordinator_ = std::move(*made);
   ++coordinator_life_;
+  check_history();
   perform();
   tick(coordinator_life_);
 }
@@ -422,6 +423,10 @@ void simulated_cluster::save(const std::vector<store_record>& records) {
                    [&](const wish_record& row) { put(disk_.wishes, &wish_record::expert, row); },
                    [&](const operation_record& row) { put(disk_.operations, &operation_record::number, row); },
                    [&](const schedule_record& row) { disk_.schedule = row; },
+                   [&](const epoch_record& row) {
+                     std::erase_if(disk_.epochs, [&](const auto& r) { return r.what.epoch >= row.what.epoch; });
+                     disk_.epochs.push_back(row);
+                   },
                    [&](const source_record& row) { put(disk_.sources, &source_record::version, row); },
                    [&](const operation_erased& gone) {
                      std::erase_if(disk_.operations, [&](const auto& row) { return row.number == gone.number; });

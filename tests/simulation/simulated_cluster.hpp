@@ -150,6 +150,7 @@ class simulated_cluster {
   void give_up_wishes();
   void check_order(const node_message& message);
   void check_publication(const cluster_map& map);
+  void check_history();
   void check_beliefs();
   void check_truth();
   [[nodiscard]] std::string unfulfilled() const;
@@ -180,6 +181,7 @@ class simulated_cluster {
   term_number newest_term_;
   epoch_number newest_epoch_;
   std::shared_ptr<const cluster_map> newest_map_;
+  std::map<epoch_number, std::string> placements_;  // of the last maps that anybody has seen
   std::set<std::tuple<std::string, std::uint64_t, std::uint32_t, expert_id>> frees_;  // since the slot was last loaded
   std::string violation_;
   std::string history_;

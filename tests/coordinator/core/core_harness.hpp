@@ -251,6 +251,7 @@ class core_harness {
             },
             [&](const source_record& r) { put(disk_.sources, r, [&](auto& x) { return x.version == r.version; }); },
             [&](const schedule_record& r) { disk_.schedule = r; },
+            [&](const epoch_record& r) { put(disk_.epochs, r, [&](auto& x) { return x.what.epoch == r.what.epoch; }); },
             [&](const node_erased& r) { std::erase_if(disk_.nodes, [&](auto& x) { return x.node == r.node; }); },
             [&](const command_erased& r) {
               std::erase_if(disk_.commands, [&](auto& x) { return x.command_id == r.command_id; });

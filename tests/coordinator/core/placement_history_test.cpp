@@ -116,12 +116,100 @@ TEST(placement_history, a_new_node_is_filled_by_balance) {
   EXPECT_FALSE(has(text, "more than")) << text;
 }
 
+// The nodes of `before` come back with what they hold, to a coordinator that was started anew.
+core_harness restarted(const core_harness& before, std::uint32_t experts, durable_state disk) {
+  core_harness h(settings_of(experts, 1, 3), disk);
+  for (const char* name : {"a", "b", "c"}) {
+    h.join(name);
+    h.beating[name] = 1;
+    h.report(name, before.held.at(name));
+  }
+  h.add_router("r");
+  h.converge();
+  return h;
+}
+
+TEST(placement_history, outlives_a_restart_and_leads_back_behind_it) {
+  auto first = three_nodes(3);
+  auto from = place(first, 0);
+  std::string to = from == "a" ? "b" : "a";
+  auto then = epoch_of(first);
+  ASSERT_TRUE(first.command(migrate_expert{expert(0), {to}, std::nullopt, false}));
+  first.converge();
+  ASSERT_TRUE(first.command(change_presence{expert(1), change_presence::verb::prune, false}));
+  first.converge();
+  ASSERT_EQ(place(first, 0), to);
+  auto told = first.state().history.epochs();
+
+  auto h = restarted(first, 3, first.disk());
+  const auto& kept = h.state().history.epochs();
+  ASSERT_GE(kept.size(), told.size());
+  EXPECT_TRUE(std::equal(told.begin(), told.end(), kept.begin()));
+  for (const auto& entry : told) {
+    auto was = first.state().history.map_of(entry.epoch);
+    auto now = h.state().history.map_of(entry.epoch);
+    ASSERT_TRUE(was && now) << entry.epoch.value;
+    for (const auto& old : was->experts) {
+      const auto* same = now->find(old.id);
+      ASSERT_NE(same, nullptr);
+      EXPECT_EQ(same->version, old.version);
+      EXPECT_EQ(same->digest, old.digest);
+      EXPECT_EQ(same->masked, old.masked);
+      ASSERT_EQ(same->replicas.size(), old.replicas.size()) << entry.epoch.value << ": " << to_string(old.id);
+      for (std::size_t r = 0; r < old.replicas.size(); ++r)
+        EXPECT_EQ(now->nodes[same->replicas[r].node].name, was->nodes[old.replicas[r].node].name);
+    }
+  }
+  auto back = h.command(roll_back_placement{{then}, false}, "back");
+  ASSERT_TRUE(back) << back.error().message;
+  h.converge();
+  EXPECT_EQ(place(h, 0), from);
+  EXPECT_FALSE(h.state().published->find(expert(1))->masked);
+}
+
+TEST(placement_history, where_an_epoch_is_missing_nothing_leads_behind_it) {
+  auto first = three_nodes(6);
+  for (const char* to : {"a", "b", "c"}) {
+    for (std::uint32_t e = 0; e < 6; ++e) {
+      if (place(first, e) == to) continue;
+      ASSERT_TRUE(first.command(migrate_expert{expert(e), {to}, std::nullopt, false}));
+      first.converge();
+      break;
+    }
+  }
+  auto disk = first.disk();
+  ASSERT_GT(disk.epochs.size(), 4U);
+  auto gap = disk.epochs.end() - 3;
+  auto missing = gap->what.epoch;
+  disk.epochs.erase(gap);
+  auto h = restarted(first, 6, disk);
+  EXPECT_EQ(h.state().history.map_of({missing.value - 1}), nullptr);
+  EXPECT_NE(h.state().history.map_of({missing.value + 1}), nullptr);
+  EXPECT_EQ(h.state().history.epochs().front().epoch.value, 1U) << "they are told of all the same";
+}
+
+TEST(placement_history, a_write_that_failed_leaves_no_trace) {
+  auto h = three_nodes(3);
+  auto before = epoch_of(h);
+  h.store_failure = error{errc::no_space, "disk full"};
+  h.stop_beating("a");
+  h.pass(5s);
+  EXPECT_EQ(epoch_of(h), before);
+  h.store_failure.reset();
+  h.converge();
+  EXPECT_EQ(h.disk().epochs.back().what.epoch, h.state().published->epoch);
+  auto epochs = h.state().history.epochs();
+  for (std::size_t e = 1; e < epochs.size(); ++e) EXPECT_EQ(epochs[e].epoch.value, epochs[e - 1].epoch.value + 1);
+  auto again = restarted(h, 3, h.disk());
+  EXPECT_NE(again.state().history.map_of({before}), nullptr);
+}
+
 TEST(placement_history, old_epochs_and_long_lists_are_cut) {
   placement_history history;
   for (std::uint64_t epoch = 1; epoch <= placement_history::epochs_max + 3; ++epoch) {
     auto map = std::make_shared<cluster_map>();
     map->epoch = {epoch};
-    history.add({{1}, {epoch}, {}, 0, {}, {}}, map);
+    history.add({{1}, {epoch}, 0, 0, {}, {}}, map);
   }
   auto newest = epoch_number{placement_history::epochs_max + 3};
   EXPECT_EQ(history.map_of(newest)->epoch, newest);

@@ -10,6 +10,8 @@
 
 #include <fmt/format.h>
 
+#include "common/limits.hpp"
+
 namespace troupe::coordinator {
 namespace {
 
@@ -125,6 +127,38 @@ TEST_F(sqlite_store_test, keeps_wishes_and_operations) {
   EXPECT_EQ(state->operations, (std::vector{some_operation(13)}));
 }
 
+epoch_record some_epoch(std::uint64_t number) {
+  expert_id expert{layer_id::of(3, layer_stack::encoder), 7};
+  placement_epoch what{{2}, {number}, 1'700'000'000'123, 40, {}, {}};
+  what.nodes = {{{"expert-0"}, node_change::kind::left, "silent for 3 s"}, {{"expert-2"}, node_change::kind::came, ""}};
+  what.experts = {{expert_changes::kind::removed, {"expert-0"}, "it left", 70, {expert, {layer_id::of(1), 0}}}};
+  expert_record was{expert, expert_state::active, {2}, sha256_digest{std::byte{9}}, {{{"expert-0"}, {4}, {2}}}, true};
+  return {what, std::vector{was, expert_record{{layer_id::of(1), 0}, expert_state::dormant, {1}, {}, {}, false}}};
+}
+
+TEST_F(sqlite_store_test, keeps_so_many_epochs_and_what_leads_back_from_fewer) {
+  auto opened = open_sqlite_store(file);
+  const auto newest = limits::placement_epochs_kept_max + 20;
+  for (std::uint64_t number = 1; number <= newest; ++number) {
+    std::vector<store_record> records{some_epoch(number)};
+    ASSERT_TRUE((*opened)->write(records));
+  }
+  auto state = (*open_sqlite_store(file))->load();
+  ASSERT_TRUE(state) << state.error().message;
+  ASSERT_EQ(state->epochs.size(), limits::placement_epochs_kept_max);
+  EXPECT_EQ(state->epochs.front().what.epoch.value, 21U);
+  EXPECT_EQ(state->epochs.back(), some_epoch(newest));
+  EXPECT_EQ(state->epochs.front().what, some_epoch(21).what);
+  auto leading = std::ranges::count_if(state->epochs, [](const auto& epoch) { return epoch.before.has_value(); });
+  EXPECT_EQ(static_cast<std::size_t>(leading), limits::placement_maps_kept_max - 1);
+  EXPECT_FALSE(state->epochs[state->epochs.size() - limits::placement_maps_kept_max].before);
+
+  std::vector<store_record> instead{some_epoch(newest - 1)};  // what followed was never seen
+  ASSERT_TRUE((*opened)->write(instead));
+  state = (*opened)->load();
+  EXPECT_EQ(state->epochs.back().what.epoch.value, newest - 1);
+}
+
 void run_sql(const fs::path& file, const char* sql) {
   sqlite3* database = nullptr;
   ASSERT_EQ(sqlite3_open(file.c_str(), &database), SQLITE_OK);
@@ -139,13 +173,14 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
   ASSERT_FALSE(newer);
   EXPECT_EQ(newer.error().code, errc::wrong_version);
   EXPECT_THAT(newer.error().message, HasSubstr("schema 9"));
-  EXPECT_THAT(newer.error().message, HasSubstr("knows 4"));
+  EXPECT_THAT(newer.error().message, HasSubstr("knows 5"));
 }
 
 TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
   run_sql(file,
-          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; DROP TABLE schedule; ALTER TABLE experts DROP "
+          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; DROP TABLE schedule; DROP TABLE epochs; ALTER "
+          "TABLE experts DROP "
           "COLUMN masked; "
           "PRAGMA user_version = 1");
   auto opened = open_sqlite_store(file);
