@@ -200,6 +200,11 @@ inline constexpr std::uint32_t operation_load_failures_max = 3;
 // The window of `share` in `expert list`, and its resolution.
 inline constexpr std::chrono::milliseconds traffic_window = 60s;
 inline constexpr std::chrono::hours prune_window{24};
+// What pruning has seen is written so often in one window, as a restart of the coordinator goes on from there; one that
+// took longer than this part of the window begins it anew.
+inline constexpr int prune_watch_records = 96;
+inline constexpr int prune_gap_share = 24;
+static_assert(prune_watch_records > prune_gap_share, "a crash just before the next record costs no window");
 // What the policy pruned comes back when rows miss it with so many times the share below which it went.
 inline constexpr double prune_return_factor = 2;
 // Policies look at the cluster so often, judge a layer by at least so many rows, and have so many operations under way.
@@ -239,6 +244,8 @@ inline constexpr std::chrono::hours cold_stale_after{48};
 inline constexpr std::uint32_t scheduled_moves_max = 10'000;
 inline constexpr std::size_t scheduled_runs_kept_max = 64;
 inline constexpr std::size_t scheduled_run_experts_max = 64;
+// How often the batches that a schedule has counted are written: what a crash of the coordinator may lose of them.
+inline constexpr std::chrono::seconds schedule_count_interval{60};
 // How long replicas of a version that is served no more are kept for texts that are pinned to it: as long as a text
 // usually may take (generation_timeout_default). And how many such versions of a layer a router knows the places of.
 inline constexpr std::chrono::seconds pinned_versions_kept_max = 600s;

@@ -50,6 +50,10 @@ void cluster_state::tell(severity level, std::string kind, std::string object, s
   out.events.push_back({level, std::move(kind), std::move(object), std::move(text)});
 }
 
+cluster_record cluster_state::record(epoch_number epoch) const {
+  return {settings.cluster_id, settings.model_fingerprint, term, epoch, first_started_unix_ms};
+}
+
 void cluster_state::persist(std::vector<store_record> records, persist_in_flight then) {
   if (out.persist.empty()) out.ticket = ++last_ticket;
   then.records = records;

@@ -239,22 +239,11 @@ struct persist_in_flight {
   bool rewrites_operations{};  // holds all wishes and operations
 };
 
-// One time that what is scheduled was done.
-struct scheduled_run {
-  std::int64_t at_unix_ms{};
-  std::string because;    // what had passed: "600 s"
-  std::string refresh;    // what became of looking for newer weights; empty: not known yet
-  std::uint32_t moves{};  // replicas that change places
-  std::string operation;  // that moves them; empty: none do
-  double imbalance_before{}, imbalance_after{};
-  std::uint32_t cold{}, stale{};      // experts; stale: with weights as old as an alert is due
-  std::vector<expert_id> cold_named;  // the first of them
-};
-
 struct cluster_state {
   cluster_settings settings;
   time_point now;
   time_point started;
+  std::int64_t first_started_unix_ms{};  // the cluster, wall clock; on disk
   time_point routers_back;  // from then on a router that was there before a restart has come back, or is dead
   term_number term;
   bool term_durable{};
@@ -279,10 +268,11 @@ struct cluster_state {
   operation_totals totals;                           // since the start
   std::map<weights_version, source_record> sources;  // on disk
   schedule_record schedule;                          // on disk
-  std::deque<scheduled_run> scheduled_runs;          // newest last, since the start
+  std::deque<scheduled_run> scheduled_runs;          // newest last; on disk once they have ended
   bool repack_due{};                                 // the newest of them still has to move replicas
   std::uint64_t batches{};                           // that routers told of since the start
-  std::uint64_t batches_at_refresh{};                // of these, when the schedule was set or last done
+  std::uint64_t batches_at_record{};                 // of these, when `schedule` was last written
+  time_point batches_due{};                          // to be written, if there are more
   bool rewrite_operations{};  // a write failed: what the disk holds of wishes and operations is unknown
   std::set<std::uint64_t> operations_to_erase;  // refused after all, though the disk may hold them
 
@@ -302,6 +292,7 @@ struct cluster_state {
   std::map<expert_id, time_point> present_since;  // when policy_runner first saw it take part
   cold_experts cold;
   time_point policies_due;
+  time_point watch_due;                    // what pruning has seen is written then
   std::set<std::string> policies_refused;  // that cannot have what they want, which has been told
   placement_history history;
   std::uint32_t replicas_missing{};  // by the newest plan
@@ -321,6 +312,7 @@ struct cluster_state {
   // What the node reported since its incarnation began counts from nothing when it comes back.
   void forget_reports(const node_id& name);
   void tell(severity level, std::string kind, std::string object, std::string text);
+  [[nodiscard]] cluster_record record(epoch_number epoch) const;
   // Puts `records` into the output; `then` is kept until the result comes back.
   void persist(std::vector<store_record> records, persist_in_flight then);
 };

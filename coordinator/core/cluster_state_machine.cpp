@@ -13,6 +13,7 @@
 #include "coordinator/core/membership.hpp"
 #include "coordinator/core/operations.hpp"
 #include "coordinator/core/policy_runner.hpp"
+#include "coordinator/core/prune_watch.hpp"
 #include "coordinator/core/publisher.hpp"
 #include "coordinator/core/reconciler.hpp"
 #include "coordinator/core/refresh_schedule.hpp"
@@ -142,6 +143,8 @@ result<cluster_state_machine> cluster_state_machine::create(cluster_settings set
   state->started = now;
   state->routers_back = durable.cluster ? now + limits::restart_grace : now;
   state->term = {durable.cluster ? durable.cluster->term.value + 1 : 1};
+  state->first_started_unix_ms = durable.cluster ? durable.cluster->since_unix_ms : 0;
+  if (state->first_started_unix_ms == 0) state->first_started_unix_ms = state->settings.started_unix_ms;
   cluster_state_machine machine(std::move(state));
   machine.restore(durable, durable.cluster ? std::vector<expert_id>{} : *dormant);
   return machine;
@@ -191,14 +194,15 @@ void cluster_state_machine::restore(const durable_state& durable, const std::vec
       state.totals.refreshed_unix_ms = std::max(state.totals.refreshed_unix_ms, record.since_unix_ms);
   }
   state.schedule = durable.schedule;
+  for (const auto& run : durable.runs) state.scheduled_runs.push_back(run);
+  prune_watch::restore(state, durable);
   for (auto& [name, node] : state.nodes) {
     if (node.drain) node.drain->replicas_at_start = static_cast<std::uint32_t>(node.slots.size());
   }
   auto epoch = map.epoch;
   state.published = std::make_shared<const cluster_map>(std::move(map));
   publisher::restore_history(state, durable.epochs);
-  std::vector<store_record> first{
-      cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, epoch}};
+  std::vector<store_record> first{state.record(epoch)};
   for (const auto& id : dormant) {
     auto& expert = *state.find(id);
     expert.wish.presence = expert_presence::dormant;
@@ -251,9 +255,7 @@ void cluster_state_machine::on_persist_result(const persist_result& result) {
       if (part.command) admin_commands::rejected(state, part, *result.failure);
     }
     if (!state.term_durable) {
-      state.persist({cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term,
-                                    state.published->epoch}},
-                    {});
+      state.persist({state.record(state.published->epoch)}, {});
     }
     return;
   }

@@ -260,9 +260,10 @@ void committed(cluster_state& state, const persist_in_flight& done) {
       state.operations[now->number] = *now;
     } else if (const auto* source = std::get_if<source_record>(&item)) {
       state.sources[source->version] = *source;
-    } else if (const auto* schedule = std::get_if<schedule_record>(&item)) {
+    } else if (const auto* schedule = std::get_if<schedule_record>(&item);
+               schedule != nullptr && !done.rewrites_operations) {
       state.schedule = *schedule;
-      state.batches_at_refresh = state.batches;
+      state.batches_at_record = state.batches;
     } else if (const auto* erased = std::get_if<operation_erased>(&item)) {
       state.operations.erase(erased->number);
       state.operations_to_erase.erase(erased->number);

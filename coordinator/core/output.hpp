@@ -1,6 +1,8 @@
 // What the cluster state machine wants done: one struct, its members in the order in which they must be done.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -12,6 +14,7 @@
 #include "common/cluster_map.hpp"
 #include "common/error.hpp"
 #include "common/ids.hpp"
+#include "common/limits.hpp"
 #include "coordinator/core/events.hpp"
 #include "coordinator/core/placement_history.hpp"
 
@@ -24,6 +27,7 @@ struct cluster_record {
   std::string model_fingerprint;
   term_number term;
   epoch_number epoch;
+  std::int64_t since_unix_ms{};  // when the cluster was first started; 0: a program of before knew it
   friend bool operator==(const cluster_record&, const cluster_record&) = default;
 };
 
@@ -141,7 +145,38 @@ struct schedule_record {
   std::int64_t last_unix_ms{};  // when it was looked into, or scheduled
   std::uint64_t every_batches{};
   std::uint32_t moves_max{};
+  std::uint64_t batches{};  // that routers had told of since then, when this was written
   friend bool operator==(const schedule_record&, const schedule_record&) = default;
+};
+
+// What pruning has seen of those experts of a layer that take part, as of then.
+struct watch_record {
+  using parts = std::array<std::uint64_t, limits::traffic_window_buckets>;  // of the window, the oldest first
+  struct watched {
+    std::uint32_t index{};
+    std::int64_t since_unix_ms{};  // it has taken part
+    parts rows{}, norms{};         // as traffic_window counts them
+    friend bool operator==(const watched&, const watched&) = default;
+  };
+  layer_id layer;
+  std::int64_t at_unix_ms{};
+  std::chrono::milliseconds window{};
+  std::vector<watched> experts;
+  friend bool operator==(const watch_record&, const watch_record&) = default;
+};
+
+// One time that what is scheduled was done. The store keeps the last limits::scheduled_runs_kept_max.
+struct scheduled_run {
+  std::uint64_t number{};
+  std::int64_t at_unix_ms{};
+  std::string because;    // what had passed: "600 s"
+  std::string refresh;    // what became of looking for newer weights; empty: not known yet
+  std::uint32_t moves{};  // replicas that change places
+  std::string operation;  // that moves them; empty: none do
+  double imbalance_before{}, imbalance_after{};
+  std::uint32_t cold{}, stale{};      // experts; stale: with weights as old as an alert is due
+  std::vector<expert_id> cold_named;  // the first of them
+  friend bool operator==(const scheduled_run&, const scheduled_run&) = default;
 };
 
 // What an operator's command came to. Also the answer to the same command id later.
@@ -184,9 +219,9 @@ struct operation_erased {
   std::uint64_t number{};
 };
 
-using store_record =
-    std::variant<cluster_record, node_record, node_erased, expert_record, command_record, command_erased, wish_record,
-                 operation_record, operation_erased, source_record, schedule_record, epoch_record>;
+using store_record = std::variant<cluster_record, node_record, node_erased, expert_record, command_record,
+                                  command_erased, wish_record, operation_record, operation_erased, source_record,
+                                  schedule_record, epoch_record, scheduled_run, watch_record>;
 
 // All records, as the store gives them back at start.
 struct durable_state {
@@ -199,6 +234,8 @@ struct durable_state {
   std::vector<source_record> sources;
   schedule_record schedule;
   std::vector<epoch_record> epochs;  // ordered by epoch
+  std::vector<scheduled_run> runs;   // ordered by number
+  std::vector<watch_record> watches;
 };
 
 // -- messages to nodes ----------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
 #include "coordinator/core/bulk_commands.hpp"
 #include "coordinator/core/expert_commands.hpp"
 #include "coordinator/core/operations.hpp"
+#include "coordinator/core/prune_watch.hpp"
 
 namespace troupe::coordinator::policy_runner {
 namespace {
@@ -46,7 +47,7 @@ expert_load look_at_expert(const cluster_state& state, const expert_entry& exper
 
 std::chrono::milliseconds age_of_weights(const cluster_state& state, const expert_entry& expert) {
   auto source = state.sources.find(expert.version);
-  auto since = source == state.sources.end() ? state.settings.started_unix_ms : source->second.since_unix_ms;
+  auto since = source == state.sources.end() ? state.first_started_unix_ms : source->second.since_unix_ms;
   return std::chrono::milliseconds(std::max<std::int64_t>(unix_ms(state) - since, 0));
 }
 
@@ -155,6 +156,7 @@ void pass(cluster_state& state) {
   state.policies_due = state.now + limits::policy_interval;
   watch_presence(state);
   watch_cold(state);
+  if (settings.prunes) prune_watch::pass(state);
   if (!is_asked) return;
   auto running = operations::running(state);
   if (running >= limits::policy_operations_max) return;

@@ -222,8 +222,7 @@ void pass(cluster_state& state) {
   }
   next.epoch = {state.published->epoch.value + (changed ? 1U : 0U)};
   if (changed) stamp_retiring(state, next.epoch);
-  records.emplace_back(
-      cluster_record{state.settings.cluster_id, state.settings.model_fingerprint, state.term, next.epoch});
+  records.emplace_back(state.record(next.epoch));
   if (changed) records.emplace_back(record_of(state, next));
   auto map = std::make_shared<const cluster_map>(std::move(next));
   persist_in_flight then;

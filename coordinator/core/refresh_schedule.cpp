@@ -27,10 +27,15 @@ std::string rhythm_of(const schedule_record& schedule) {
 
 bool is_set(const schedule_record& schedule) { return schedule.every.count() > 0 || schedule.every_batches > 0; }
 
+// Since it was set or last done.
+std::uint64_t batches_counted(const cluster_state& state) {
+  return state.schedule.batches + state.batches - state.batches_at_record;
+}
+
 // Why it is due; empty: it is not.
 std::string reason_due(const cluster_state& state) {
   const auto& schedule = state.schedule;
-  auto batches = state.batches - state.batches_at_refresh;
+  auto batches = batches_counted(state);
   if (schedule.every_batches > 0 && batches >= schedule.every_batches) return fmt::format("{} batches", batches);
   bool is_time = schedule.every.count() > 0 && unix_ms(state) >= schedule.last_unix_ms + schedule.every.count();
   return is_time ? fmt::format("{} s", std::chrono::duration_cast<seconds>(schedule.every).count()) : std::string();
@@ -39,8 +44,10 @@ std::string reason_due(const cluster_state& state) {
 void begin(cluster_state& state, std::string because) {
   auto next = state.schedule;
   next.last_unix_ms = unix_ms(state);
-  if (state.scheduled_runs.size() >= limits::scheduled_runs_kept_max) state.scheduled_runs.pop_front();
+  next.batches = 0;
   scheduled_run run;
+  run.number = state.scheduled_runs.empty() ? 1 : state.scheduled_runs.back().number + 1;
+  if (state.scheduled_runs.size() >= limits::scheduled_runs_kept_max) state.scheduled_runs.pop_front();
   run.at_unix_ms = next.last_unix_ms;
   run.because = std::move(because);
   state.scheduled_runs.push_back(std::move(run));
@@ -79,6 +86,17 @@ void finish(cluster_state& state) {
   auto& run = state.scheduled_runs.back();
   repack(state, run);
   note_cold(state, run);
+  state.persist({run}, {});
+}
+
+// So that a restart does not begin to count anew.
+void keep_count(cluster_state& state) {
+  if (state.schedule.every_batches == 0 || state.now < state.batches_due) return;
+  if (batches_counted(state) == state.schedule.batches) return;
+  state.batches_due = state.now + limits::schedule_count_interval;
+  auto counted = state.schedule;
+  counted.batches = batches_counted(state);
+  state.persist({std::move(counted)}, {});
 }
 
 }  // namespace
@@ -91,6 +109,7 @@ result<decision> check(const cluster_state& state, const schedule_refresh& what)
   if (what.paused) {
     if (!is_set(schedule)) return fail(errc::not_found, "nothing is scheduled; see: troupe refresh schedule --help");
     schedule.is_paused = true;
+    schedule.batches = batches_counted(state);
     outcome.message = fmt::format("{} is not looked into until it is scheduled again", schedule.folder);
     return decision{std::move(outcome), {std::move(schedule)}};
   }
@@ -117,7 +136,8 @@ void pass(cluster_state& state) {
   if (!is_ready || !bulk_commands::check_alone(state)) return;  // due until the one that is under way has ended
   if (state.repack_due) return finish(state);
   if (!is_set(state.schedule) || state.schedule.is_paused) return;
-  if (auto because = reason_due(state); !because.empty()) begin(state, std::move(because));
+  if (auto because = reason_due(state); !because.empty()) return begin(state, std::move(because));
+  keep_count(state);
 }
 
 void refreshed(cluster_state& state, const result<command_outcome>& outcome) {

@@ -15,7 +15,8 @@ namespace troupe::coordinator::refresh_schedule {
 [[nodiscard]] result<decision> check(const cluster_state& state, const schedule_refresh& what);
 
 // Asks for the scheduled folder to be read when that is due, and goes on from there. After a long stop once, however
-// often it was missed; batches are counted anew after a restart.
+// often it was missed. A restart goes on with the batches that were counted limits::schedule_count_interval before the
+// stop; what routers do meanwhile is not counted.
 void pass(cluster_state& state);
 // What became of the refresh that pass() asked for.
 void refreshed(cluster_state& state, const result<command_outcome>& outcome);

@@ -36,6 +36,15 @@ class traffic_window {
   [[nodiscard]] usage of(const expert_id& expert, time_point now) const;
   void forget(const node_id& node);
 
+  // -- over a restart
+  using parts = std::array<std::uint64_t, limits::traffic_window_buckets>;  // of the window, the oldest first
+  [[nodiscard]] parts parts_of(const expert_id& expert, time_point now) const;
+  // As they were at that time. @pre nothing was reported of the expert yet
+  void restore(const expert_id& expert, const parts& rows, time_point as_of);
+  // What this incarnation reported before is counted already, as far as it will be: the first total that it tells of an
+  // expert is where its rows begin.
+  void begin_with_next_report(const node_id& node, incarnation_number incarnation);
+
  private:
   struct series {
     std::uint64_t rows_total{};
@@ -46,6 +55,7 @@ class traffic_window {
   struct source {
     incarnation_number incarnation;
     std::unordered_map<expert_id, std::uint64_t> rows;
+    bool was_there{};  // before a restart
   };
 
   [[nodiscard]] std::int64_t bucket_number(time_point now) const;

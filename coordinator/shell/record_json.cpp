@@ -46,6 +46,18 @@ expert_wish wish_from(const json& d) {
   return wish;
 }
 
+json to_document(const std::vector<expert_id>& experts) {
+  auto list = json::array();
+  for (const auto& expert : experts) list.push_back({expert.layer.value, expert.index});
+  return list;
+}
+
+std::vector<expert_id> ids_from(const json& list) {
+  std::vector<expert_id> experts;
+  for (const auto& id : list) experts.push_back({{id.at(0).get<std::uint32_t>()}, id.at(1).get<std::uint32_t>()});
+  return experts;
+}
+
 json to_document(const std::vector<wish_change>& changes) {
   auto list = json::array();
   for (const auto& change : changes) {
@@ -232,9 +244,13 @@ result<source_record> source_from_json(weights_version version, std::string_view
 }
 
 std::string to_json(const schedule_record& schedule) {
-  return json{{"every_ms", schedule.every.count()},      {"folder", schedule.folder},
-              {"is_paused", schedule.is_paused},         {"last_unix_ms", schedule.last_unix_ms},
-              {"every_batches", schedule.every_batches}, {"moves_max", schedule.moves_max}}
+  return json{{"every_ms", schedule.every.count()},
+              {"folder", schedule.folder},
+              {"is_paused", schedule.is_paused},
+              {"last_unix_ms", schedule.last_unix_ms},
+              {"every_batches", schedule.every_batches},
+              {"moves_max", schedule.moves_max},
+              {"batches", schedule.batches}}
       .dump();
 }
 
@@ -245,7 +261,56 @@ result<schedule_record> schedule_from_json(std::string_view text) {
                            d.at("is_paused"),
                            d.at("last_unix_ms"),
                            d.value("every_batches", std::uint64_t{}),
-                           d.value("moves_max", 0U)};
+                           d.value("moves_max", 0U),
+                           d.value("batches", std::uint64_t{})};
+  });
+}
+
+std::string to_json(const scheduled_run& run) {
+  return json{{"at_unix_ms", run.at_unix_ms},
+              {"because", run.because},
+              {"refresh", run.refresh},
+              {"moves", run.moves},
+              {"operation", run.operation},
+              {"imbalance_before", run.imbalance_before},
+              {"imbalance_after", run.imbalance_after},
+              {"cold", run.cold},
+              {"stale", run.stale},
+              {"cold_named", to_document(run.cold_named)}}
+      .dump();
+}
+
+result<scheduled_run> run_from_json(std::uint64_t number, std::string_view text) {
+  return parse<scheduled_run>(text, "scheduled run", [number](const json& d) {
+    return scheduled_run{number,
+                         d.at("at_unix_ms"),
+                         d.at("because"),
+                         d.at("refresh"),
+                         d.at("moves"),
+                         d.at("operation"),
+                         d.at("imbalance_before"),
+                         d.at("imbalance_after"),
+                         d.at("cold"),
+                         d.at("stale"),
+                         ids_from(d.at("cold_named"))};
+  });
+}
+
+std::string to_json(const watch_record& watch) {
+  auto experts = json::array();
+  for (const auto& e : watch.experts) experts.push_back({e.index, e.since_unix_ms, e.rows, e.norms});
+  return json{{"at_unix_ms", watch.at_unix_ms}, {"window_ms", watch.window.count()}, {"experts", std::move(experts)}}
+      .dump();
+}
+
+result<watch_record> watch_from_json(layer_id layer, std::string_view text) {
+  return parse<watch_record>(text, "record of what pruning has seen", [layer](const json& d) {
+    watch_record watch{layer, d.at("at_unix_ms"), std::chrono::milliseconds(d.at("window_ms").get<std::int64_t>()), {}};
+    for (const auto& e : d.at("experts")) {
+      watch.experts.push_back({e.at(0).get<std::uint32_t>(), e.at(1).get<std::int64_t>(),
+                               e.at(2).get<watch_record::parts>(), e.at(3).get<watch_record::parts>()});
+    }
+    return watch;
   });
 }
 
@@ -255,10 +320,8 @@ std::string to_json(const placement_epoch& epoch) {
   for (const auto& change : epoch.nodes)
     d["nodes"].push_back({change.node.value, static_cast<int>(change.what), change.why});
   for (const auto& change : epoch.experts) {
-    auto named = json::array();
-    for (const auto& expert : change.experts) named.push_back({expert.layer.value, expert.index});
     d["experts"].push_back(
-        {static_cast<int>(change.what), change.node.value, change.why, change.count, std::move(named)});
+        {static_cast<int>(change.what), change.node.value, change.why, change.count, to_document(change.experts)});
   }
   return d.dump();
 }
@@ -276,11 +339,11 @@ result<placement_epoch> epoch_from_json(std::string_view text) {
           {{n.at(0).get<std::string>()}, static_cast<node_change::kind>(n.at(1).get<int>()), n.at(2)});
     }
     for (const auto& e : d.at("experts")) {
-      expert_changes change{
-          static_cast<expert_changes::kind>(e.at(0).get<int>()), {e.at(1).get<std::string>()}, e.at(2), e.at(3), {}};
-      for (const auto& id : e.at(4))
-        change.experts.push_back({{id.at(0).get<std::uint32_t>()}, id.at(1).get<std::uint32_t>()});
-      epoch.experts.push_back(std::move(change));
+      epoch.experts.push_back({static_cast<expert_changes::kind>(e.at(0).get<int>()),
+                               {e.at(1).get<std::string>()},
+                               e.at(2),
+                               e.at(3),
+                               ids_from(e.at(4))});
     }
     return epoch;
   });

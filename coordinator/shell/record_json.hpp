@@ -25,6 +25,10 @@ namespace troupe::coordinator {
 [[nodiscard]] result<schedule_record> schedule_from_json(std::string_view text);
 [[nodiscard]] std::string to_json(const source_record& source);
 [[nodiscard]] result<source_record> source_from_json(weights_version version, std::string_view text);
+[[nodiscard]] std::string to_json(const scheduled_run& run);
+[[nodiscard]] result<scheduled_run> run_from_json(std::uint64_t number, std::string_view text);
+[[nodiscard]] std::string to_json(const watch_record& watch);
+[[nodiscard]] result<watch_record> watch_from_json(layer_id layer, std::string_view text);
 [[nodiscard]] std::string to_json(const placement_epoch& epoch);
 [[nodiscard]] result<placement_epoch> epoch_from_json(std::string_view text);
 [[nodiscard]] std::string to_json(const std::vector<expert_record>& experts);

@@ -47,6 +47,9 @@ PRAGMA user_version = 4;
 // What version 5 added. `undo`: NULL once the epoch's map leads back no more.
 constexpr const char* schema_of_version_5 = R"(
 CREATE TABLE epochs(epoch INTEGER PRIMARY KEY, document TEXT NOT NULL, undo TEXT);
+CREATE TABLE runs(number INTEGER PRIMARY KEY, document TEXT NOT NULL);
+CREATE TABLE watches(layer INTEGER PRIMARY KEY, document TEXT NOT NULL);
+ALTER TABLE cluster ADD COLUMN since_unix_ms INTEGER NOT NULL DEFAULT 0;
 PRAGMA user_version = 5;
 )";
 
@@ -123,9 +126,11 @@ class sqlite_store final : public store {
 
   result<durable_state> load() override {
     durable_state state;
-    auto done =
-        each("SELECT cluster_id, model_fingerprint, term, epoch FROM cluster", [&](statement& row) -> result<void> {
-          state.cluster = cluster_record{row.text(0), row.text(1), {row.number(2)}, {row.number(3)}};
+    auto done = each(
+        "SELECT cluster_id, model_fingerprint, term, epoch, since_unix_ms FROM cluster",
+        [&](statement& row) -> result<void> {
+          state.cluster = cluster_record{
+              row.text(0), row.text(1), {row.number(2)}, {row.number(3)}, static_cast<std::int64_t>(row.number(4))};
           return {};
         });
     if (!done) return fail(done.error());
@@ -159,10 +164,22 @@ class sqlite_store final : public store {
     if (done = load_operations(state); !done) return fail(done.error());
     if (done = load_sources(state); !done) return fail(done.error());
     if (done = load_epochs(state); !done) return fail(done.error());
+    done = each("SELECT number, document FROM runs ORDER BY number", [&](statement& row) -> result<void> {
+      auto run = run_from_json(row.number(0), row.text(1));
+      if (run) state.runs.push_back(*std::move(run));
+      return run ? result<void>{} : fail(run.error());
+    });
+    if (!done) return fail(done.error());
     done = each("SELECT document FROM schedule", [&](statement& row) -> result<void> {
       auto schedule = schedule_from_json(row.text(0));
       if (schedule) state.schedule = *std::move(schedule);
       return schedule ? result<void>{} : fail(schedule.error());
+    });
+    if (!done) return fail(done.error());
+    done = each("SELECT layer, document FROM watches", [&](statement& row) -> result<void> {
+      auto watch = watch_from_json({static_cast<std::uint32_t>(row.number(0))}, row.text(1));
+      if (watch) state.watches.push_back(*std::move(watch));
+      return watch ? result<void>{} : fail(watch.error());
     });
     if (!done) return fail(done.error());
     return state;
@@ -224,8 +241,9 @@ class sqlite_store final : public store {
   void roll_back() { sqlite3_exec(database_, "ROLLBACK", nullptr, nullptr, nullptr); }
 
   result<void> put(const cluster_record& row) {
-    return finish(query("INSERT OR REPLACE INTO cluster VALUES(1, ?, ?, ?, ?)"), [&](statement& s) {
+    return finish(query("INSERT OR REPLACE INTO cluster VALUES(1, ?, ?, ?, ?, ?)"), [&](statement& s) {
       s.bind(1, row.cluster_id).bind(2, row.model_fingerprint).bind(3, row.term.value).bind(4, row.epoch.value);
+      s.bind(5, static_cast<std::uint64_t>(row.since_unix_ms));
     });
   }
   result<void> put(const node_record& row) {
@@ -280,6 +298,18 @@ class sqlite_store final : public store {
     return finish(query("INSERT OR REPLACE INTO epochs VALUES(?, ?, ?)"), [&](statement& s) {
       s.bind(1, epoch).bind(2, to_json(row.what)).bind(3, row.before ? to_json(*row.before) : std::string());
     });
+  }
+  result<void> put(const scheduled_run& row) {
+    auto gone = finish(query("DELETE FROM runs WHERE number <= ?"), [&](statement& s) {
+      s.bind(1, row.number - std::min<std::uint64_t>(row.number, limits::scheduled_runs_kept_max));
+    });
+    if (!gone) return gone;
+    return finish(query("INSERT OR REPLACE INTO runs VALUES(?, ?)"),
+                  [&](statement& s) { s.bind(1, row.number).bind(2, to_json(row)); });
+  }
+  result<void> put(const watch_record& row) {
+    return finish(query("INSERT OR REPLACE INTO watches VALUES(?, ?)"),
+                  [&](statement& s) { s.bind(1, std::uint64_t{row.layer.value}).bind(2, to_json(row)); });
   }
   result<void> put(const operation_erased& row) {
     return finish(query("DELETE FROM operations WHERE number = ?"), [&](statement& s) { s.bind(1, row.number); });

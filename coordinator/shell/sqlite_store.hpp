@@ -1,6 +1,6 @@
 // The store in one SQLite file: WAL, synchronous=FULL, a schema version in user_version. Readable with sqlite3 by hand:
-// tables cluster, nodes, experts, commands, wishes, operations, sources, schedule, epochs (docs/wire-admin.md says what
-// the columns mean).
+// tables cluster, nodes, experts, commands, wishes, operations, sources, schedule, epochs, runs, watches
+// (docs/wire-admin.md says what the columns mean).
 #pragma once
 
 #include <filesystem>

@@ -423,6 +423,8 @@ void simulated_cluster::save(const std::vector<store_record>& records) {
                    [&](const wish_record& row) { put(disk_.wishes, &wish_record::expert, row); },
                    [&](const operation_record& row) { put(disk_.operations, &operation_record::number, row); },
                    [&](const schedule_record& row) { disk_.schedule = row; },
+                   [&](const scheduled_run& row) { put(disk_.runs, &scheduled_run::number, row); },
+                   [&](const watch_record& row) { put(disk_.watches, &watch_record::layer, row); },
                    [&](const epoch_record& row) {
                      std::erase_if(disk_.epochs, [&](const auto& r) { return r.what.epoch >= row.what.epoch; });
                      disk_.epochs.push_back(row);

@@ -200,5 +200,19 @@ TEST_F(cold_experts_in_a_cluster, weights_that_nobody_renewed_are_a_warning) {
   EXPECT_EQ(h->events.back().level, severity::warning);
 }
 
+TEST_F(cold_experts_in_a_cluster, the_age_of_the_models_own_weights_goes_on_over_a_restart) {
+  auto again = settings_of(4, 1, 1);
+  again.started_unix_ms = 1'000'000 + std::chrono::milliseconds(48h).count();
+  auto disk = h->disk();
+  auto held = h->held["a"];
+  h.emplace(std::move(again), disk);
+  h->join("a");
+  h->beating["a"] = 1;
+  h->report("a", held);
+  h->add_router("r");
+  work(6s, {100, 100, 100, 1});
+  EXPECT_THAT(told(), ElementsAre("expert_cold 0/3", "expert_stale 0/3"));
+}
+
 }  // namespace
 }  // namespace troupe::coordinator::testing

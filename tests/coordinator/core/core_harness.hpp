@@ -27,8 +27,9 @@ inline sha256_digest digest_of(std::uint32_t expert) { return sha256_digest{stat
 
 class core_harness {
  public:
-  explicit core_harness(cluster_settings settings, durable_state durable = {}) : settings_(std::move(settings)) {
-    auto made = cluster_state_machine::create(settings_, durable, now);
+  explicit core_harness(cluster_settings settings, durable_state durable = {})
+      : settings_(std::move(settings)), disk_(std::move(durable)) {
+    auto made = cluster_state_machine::create(settings_, disk_, now);
     if (!made) throw std::runtime_error(made.error().message);
     machine_ = std::make_unique<cluster_state_machine>(std::move(*made));
     settle();
@@ -251,6 +252,8 @@ class core_harness {
             },
             [&](const source_record& r) { put(disk_.sources, r, [&](auto& x) { return x.version == r.version; }); },
             [&](const schedule_record& r) { disk_.schedule = r; },
+            [&](const scheduled_run& r) { put(disk_.runs, r, [&](auto& x) { return x.number == r.number; }); },
+            [&](const watch_record& r) { put(disk_.watches, r, [&](auto& x) { return x.layer == r.layer; }); },
             [&](const epoch_record& r) { put(disk_.epochs, r, [&](auto& x) { return x.what.epoch == r.what.epoch; }); },
             [&](const node_erased& r) { std::erase_if(disk_.nodes, [&](auto& x) { return x.node == r.node; }); },
             [&](const command_erased& r) {

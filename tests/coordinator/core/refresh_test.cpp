@@ -468,6 +468,51 @@ TEST(refresh_schedule, batches_of_the_routers_make_it_due) {
   EXPECT_EQ(h.folders_read.size(), 2U);
 }
 
+TEST(refresh_schedule, goes_on_counting_batches_after_a_restart) {
+  auto h = two_nodes();
+  auto report = [](core_harness& to, std::uint64_t batches) {
+    stats_report stats{{"r"}, {1}, 0, 0, {}};
+    stats.batches_total = batches;
+    to.step(stats);
+    to.pass(1s);
+  };
+  report(h, 0);
+  ASSERT_TRUE(h.command(schedule_refresh{0s, "/next", false, false, 100}));
+  report(h, 60);
+  h.pass(limits::schedule_count_interval);
+  report(h, 70);
+  h.pass(limits::schedule_count_interval);
+  EXPECT_EQ(h.disk().schedule.batches, 70U);
+  ASSERT_TRUE(h.command(schedule_refresh{{}, "", true}, "pause"));
+  EXPECT_EQ(h.disk().schedule.batches, 70U);
+  ASSERT_TRUE(h.command(schedule_refresh{0s, "/next", false, false, 100}, "anew"));
+  report(h, 160);
+  h.pass(limits::schedule_count_interval);
+
+  auto again = restarted(h);
+  again.pass(2s);
+  report(again, 200);  // what went through meanwhile is not counted
+  EXPECT_TRUE(again.folders_read.empty());
+  report(again, 211);
+  ASSERT_EQ(again.folders_read.size(), 1U);
+  EXPECT_EQ(again.state().scheduled_runs.back().because, "101 batches");
+  EXPECT_EQ(again.disk().schedule.batches, 0U);
+}
+
+TEST(refresh_schedule, what_it_did_is_known_after_a_restart) {
+  auto h = two_nodes();
+  ASSERT_TRUE(h.command(schedule_refresh{10s, "/next"}));
+  h.pass(11s);
+  ASSERT_EQ(h.folders_read.size(), 1U);
+  h.step(admin_command{"", "schedule-1", from_folder({}), "the schedule"});
+  h.pass(2s);
+  ASSERT_EQ(h.disk().runs.size(), 1U);
+  auto again = restarted(h);
+  ASSERT_EQ(again.state().scheduled_runs.size(), 1U);
+  EXPECT_EQ(again.state().scheduled_runs.back(), h.state().scheduled_runs.back());
+  EXPECT_THAT(again.state().scheduled_runs.back().refresh, HasSubstr("nothing to do"));
+}
+
 // Both busy experts of a layer are on one node: they are put apart when the refresh has been answered.
 TEST(refresh_schedule, replicas_change_places_after_the_refresh) {
   core_harness h(settings_of(4, 1, 2));

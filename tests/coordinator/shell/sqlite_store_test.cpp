@@ -51,7 +51,8 @@ std::vector<store_record> some_records() {
       {layer_id::of(3, layer_stack::encoder), 7}, expert_state::active, {1}, sha256_digest{std::byte{9}}, {}, true};
   expert.replicas = {{{"expert-0"}, {4}, {1}}, {{"expert-1"}, {0}, {1}}};
   command_outcome outcome{"op-1-2", "drain", {"expert-0"}, "running", "6 replicas move", 6};
-  return {cluster_record{"c", "f", {3}, {17}}, some_node(), expert, command_record{"uuid", 5, outcome}};
+  return {cluster_record{"c", "f", {3}, {17}, 1'700'000'000'123}, some_node(), expert,
+          command_record{"uuid", 5, outcome}};
 }
 
 TEST_F(sqlite_store_test, gives_back_what_was_written) {
@@ -159,6 +160,28 @@ TEST_F(sqlite_store_test, keeps_so_many_epochs_and_what_leads_back_from_fewer) {
   EXPECT_EQ(state->epochs.back().what.epoch.value, newest - 1);
 }
 
+TEST_F(sqlite_store_test, keeps_what_the_schedule_did_and_what_pruning_saw) {
+  scheduled_run run{7, 1'700'000'000'123, "600 s", "nothing to do", 2, "op-3", 0.5, 0.25, 4, 1, {{layer_id::of(1), 0}}};
+  watch_record watch{layer_id::of(3, layer_stack::encoder), 1'700'000'000'123, std::chrono::hours(24), {}};
+  watch.experts = {{0, 1'600'000'000'000, {0, 0, 1, 2, 3, ~0ULL}, {5, 6, 7, 8, 9, 10}}, {9, 1, {}, {}}};
+  schedule_record schedule{std::chrono::seconds(600), "/next", true, 17, 1000, 4, 99};
+  std::vector<store_record> records{run, watch, schedule};
+  ASSERT_TRUE((*open_sqlite_store(file))->write(records));
+  auto opened = open_sqlite_store(file);
+  auto state = (*opened)->load();
+  ASSERT_TRUE(state) << state.error().message;
+  EXPECT_THAT(state->runs, ::testing::ElementsAre(run));
+  EXPECT_THAT(state->watches, ::testing::ElementsAre(watch));
+  EXPECT_EQ(state->schedule, schedule);
+  for (run.number = 8; run.number <= 7 + limits::scheduled_runs_kept_max; ++run.number) {
+    records = {run};
+    ASSERT_TRUE((*opened)->write(records));
+  }
+  state = (*opened)->load();
+  ASSERT_EQ(state->runs.size(), limits::scheduled_runs_kept_max);
+  EXPECT_EQ(state->runs.front().number, 8U);
+}
+
 void run_sql(const fs::path& file, const char* sql) {
   sqlite3* database = nullptr;
   ASSERT_EQ(sqlite3_open(file.c_str(), &database), SQLITE_OK);
@@ -179,10 +202,9 @@ TEST_F(sqlite_store_test, D5_refuses_a_newer_schema_and_names_both_versions) {
 TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE((*open_sqlite_store(file))->write(some_records()));
   run_sql(file,
-          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; DROP TABLE schedule; DROP TABLE epochs; ALTER "
-          "TABLE experts DROP "
-          "COLUMN masked; "
-          "PRAGMA user_version = 1");
+          "DROP TABLE wishes; DROP TABLE operations; DROP TABLE sources; DROP TABLE schedule; DROP TABLE epochs; "
+          "DROP TABLE runs; DROP TABLE watches; ALTER TABLE cluster DROP COLUMN since_unix_ms; "
+          "ALTER TABLE experts DROP COLUMN masked; PRAGMA user_version = 1");
   auto opened = open_sqlite_store(file);
   ASSERT_TRUE(opened) << opened.error().message;
   std::vector<store_record> records{some_operation(1)};
@@ -191,6 +213,7 @@ TEST_F(sqlite_store_test, brings_a_file_of_version_1_up_to_date) {
   ASSERT_TRUE(state) << state.error().message;
   EXPECT_EQ(state->nodes.size(), 1U);
   EXPECT_EQ(state->operations.size(), 1U);
+  EXPECT_EQ(state->cluster->since_unix_ms, 0) << "not known";
 }
 
 TEST_F(sqlite_store_test, D4_refuses_a_file_that_is_no_database) {
