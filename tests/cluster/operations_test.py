@@ -143,7 +143,7 @@ def test_bad_operations_are_refused_at_once(mixtral_cluster):
         (("expert", "migrate", "0/0", "--to", "router-0"), 1, "router"),
         (("expert", "migrate", "zero", "--to", "expert-0"), 2, "not an expert"),
         (("expert", "replicate", "0/0", "--count", "9"), 4, "nodes"),
-        (("expert", "replicate", "0/0", "--count", "0"), 1, "0 replicas"),
+        (("expert", "replicate", "0/0", "--count", "0"), 2, "--count"),
         (("placement", "rollback", "999"), 1, "epoch 999 is not remembered"),
         (("placement", "rollback", "-1"), 2, "epoch"),
         (("refresh", "schedule", "--every-batches", "-1"), 2, "--every-batches"),

@@ -7,7 +7,7 @@ import pathlib
 import signal
 import subprocess
 
-from support.cluster import http_request, run_troupe
+from support.cluster import http_request, is_alive, run_troupe
 from support.waiting import wait_until
 
 ROUTER = "router-0"
@@ -48,7 +48,7 @@ def test_each_run_of_a_router_writes_a_file_of_its_own(start_cluster, random_mod
     cluster = start_cluster(random_model.folder, expert_nodes=1, record_trace=tmp_path)
     first = send_batches(cluster, random_model)
     cluster.signal(ROUTER, signal.SIGTERM)
-    wait_until(lambda: not is_ready(cluster.http), 60, "the router has ended")
+    wait_until(lambda: not is_alive(cluster.pid(ROUTER)), 60, "the router has ended")
     cluster.start()  # what is missing
     second = send_batches(cluster, random_model)
     cluster.signal(ROUTER, signal.SIGTERM)
