@@ -16,7 +16,8 @@ constexpr double even_target = 1e-3;  // worth changing counts for
 // Of the mean time. With a placement, less is not worth a move: a part of what the replicas of a node differ by, which
 // falls with the square of how many there are. Without one, it is beyond what anybody can measure.
 constexpr double even_enough_to_stay = 0.025, even_enough = 1e-6;
-constexpr int tries = 16;
+// Layers with many slots take long and gain little by another try.
+constexpr std::size_t tries_max = 16, slots_of_all_tries = 4096;
 
 }  // namespace
 
@@ -159,7 +160,8 @@ void load_planner::even_out(double enough) {
 void load_planner::try_others(double enough) {
   std::minstd_rand random{1};  // equal input, equal plan
   auto best = layer_;
-  for (auto left = tries; left > 0 && best.imbalance() > even_target; --left) {
+  auto left = std::min<std::size_t>(tries_max, slots_of_all_tries / std::max<std::size_t>(layer_.slots(), 1));
+  for (; left > 0 && best.imbalance() > even_target; --left) {
     layer_ = best;
     step_by_chance(random);
     step_by_chance(random);
