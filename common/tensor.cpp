@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "common/instruction_set.hpp"
+
 namespace troupe {
 namespace {
 
@@ -86,12 +88,6 @@ __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))) void convert_avx51
                                                                                   std::byte* target,
                                                                                   std::size_t count) {
   convert_body<From, To>(source, target, count);
-}
-
-bool has_avx512() {
-  static const bool has =
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has;
 }
 #endif
 

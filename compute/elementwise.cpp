@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "common/instruction_set.hpp"
+
 // Each loop is written once as an inline body and compiled three times by wrappers with different targets; the compiler
 // makes vector code of it. No library function is called inside, so nothing compiled for AVX-512 leaks into other code.
 #define TROUPE_BODY inline __attribute__((always_inline))
@@ -214,8 +216,7 @@ struct variant {
 const variant& chosen() {
   static const variant best = [] {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
+    if (has_avx512()) {
       return variant{activate_avx512, add_weighted_avx512, widen_avx512, narrow_avx512,
                      add_avx512,      rms_norm_avx512,     rotate_avx512};
     }

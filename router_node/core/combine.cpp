@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "common/instruction_set.hpp"
+
 namespace troupe::router {
 namespace {
 
@@ -64,12 +66,6 @@ TROUPE_AVX512 void add_avx512(float* sum, const std::byte* row, std::size_t coun
 template <class Bits>
 TROUPE_AVX512 std::size_t find_avx512(const std::byte* values, std::size_t count, Bits exponent) {
   return find_body(values, count, exponent);
-}
-
-bool has_avx512() {
-  static const bool has =
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  return has;
 }
 #endif
 

@@ -2,6 +2,7 @@
 
 #include <type_traits>
 
+#include "common/instruction_set.hpp"
 #include "common/limits.hpp"
 
 // The loops are written once over vectors of 16 floats, which the compiler cuts into what the target has. Everything
@@ -279,10 +280,7 @@ void attend_plain(const attention_tile& tile, const tile_state& state) { attend_
 vector_code best_vector_code() {
   static const auto best = [] {
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl")) {
-      return vector_code::avx512;
-    }
+    if (has_avx512()) return vector_code::avx512;
     bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     return avx2 ? vector_code::avx2 : vector_code::plain;
   }();
