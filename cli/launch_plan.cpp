@@ -10,7 +10,6 @@
 #include <cstring>
 #include <fstream>
 #include <numeric>
-#include <sstream>
 #include <thread>
 
 #include "cli/ports.hpp"
@@ -18,6 +17,7 @@
 #include "cli/render.hpp"
 #include "cli/terminal.hpp"
 #include "common/limits.hpp"
+#include "coordinator/core/policies/policy_words.hpp"
 #include "model/description.hpp"
 #include "model/gating.hpp"
 
@@ -399,11 +399,9 @@ result<void> check_options(const cluster_options& options) {
   if (const auto http = parse_host_port(options.http); !http) {
     return fail(errc::invalid_request, fmt::format("--http: {}", http.error().message));
   }
-  std::istringstream policies(options.policies);
-  for (std::string name; std::getline(policies, name, ',');) {
-    if (name == "add" || name == "balance" || name == "prune") continue;
-    return fail(errc::invalid_request,
-                fmt::format("--policies: '{}' is no policy; there are add, balance and prune", printable(name)));
+  coordinator::policy_settings policies;
+  if (const auto known = coordinator::switch_on(options.policies, policies); !known) {
+    return fail(errc::invalid_request, "--policies: " + printable(known.error().message));
   }
   if (options.explore_bias > 0 && options.route_groups != 0) {
     return fail(errc::invalid_request, "--explore-bias and --route-groups: one approximation at a time; leave one out");

@@ -5,7 +5,6 @@
 #include <array>
 #include <fstream>
 #include <optional>
-#include <sstream>
 
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
@@ -21,6 +20,7 @@
 #include "common/limits.hpp"
 #include "common/wire/address.hpp"
 #include "common/wire/keys.hpp"
+#include "coordinator/core/policies/policy_words.hpp"
 #include "coordinator/shell/control_server.hpp"
 #include "coordinator/shell/coordinator_actor.hpp"
 #include "coordinator/shell/folder_actor.hpp"
@@ -105,15 +105,7 @@ result<policy_settings> policies_from(const daemon_settings& settings) {
   if (!(policies.cold_share >= 0 && policies.cold_share < 1) || settings.cold_stale_seconds == 0) {
     return fail(errc::invalid_request, "--cold-share is from 0 to below 1, --cold-stale-seconds at least 1");
   }
-  std::istringstream names(settings.policies);
-  for (std::string name; std::getline(names, name, ',');) {
-    if (name != "add" && name != "balance" && name != "prune") {
-      return fail(errc::invalid_request, fmt::format("'{}' is no policy; there are add, balance and prune", name));
-    }
-    policies.adds = policies.adds || name == "add";
-    policies.balances = policies.balances || name == "balance";
-    policies.prunes = policies.prunes || name == "prune";
-  }
+  if (auto known = switch_on(settings.policies, policies); !known) return fail(known.error());
   return policies;
 }
 
