@@ -7,12 +7,11 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <memory>
 #include <sstream>
 
+#include "cli/remote.hpp"
 #include "cli/terminal.hpp"
 
 namespace troupe::cli {
@@ -82,16 +81,10 @@ result<std::vector<machine_share>> of_slurm_job(std::uint16_t port) {
   if (std::getenv("SLURM_JOB_ID") == nullptr) {
     return fail(errc::invalid_request, "machines: slurm needs a job; run this inside salloc or sbatch");
   }
-  const std::unique_ptr<FILE, int (*)(FILE*)> pipe{::popen("scontrol show hostnames", "re"), &::pclose};
-  std::string said;
-  std::array<char, 4096> part{};
-  while (pipe) {
-    const auto count = std::fread(part.data(), 1, part.size(), pipe.get());
-    if (count == 0) break;
-    said.append(part.data(), count);
-  }
+  const auto hosts = run_line("scontrol show hostnames");
+  if (!hosts) return fail(hosts.error());
   std::vector<machine_share> shares;
-  for (const auto& host : words_of(said)) {
+  for (const auto& host : words_of(hosts->said)) {
     auto address = numeric(host);
     if (!address) return fail(address.error());
     std::vector<std::string> shell;

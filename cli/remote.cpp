@@ -68,23 +68,18 @@ exit_code ended(int status) {
   return static_cast<exit_code>(WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status));
 }
 
-struct outcome {
-  int code{};
-  std::string said;
-};
+}  // namespace
 
-result<outcome> run_line(const std::string& line) {
-  auto* pipe = ::popen((line + " 2>&1").c_str(), "re");
+result<line_outcome> run_line(const std::string& line) {
+  auto* pipe = ::popen(line.c_str(), "re");
   if (pipe == nullptr) return fail(errc::internal, fmt::format("cannot start a shell: {}", std::strerror(errno)));
-  outcome done;
+  line_outcome done;
   std::array<char, 4096> part{};
   while (const auto count = std::fread(part.data(), 1, part.size(), pipe)) done.said.append(part.data(), count);
   const int status = ::pclose(pipe);
   done.code = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
   return done;
 }
-
-}  // namespace
 
 std::string quote_for_shell(const std::string& word) {
   std::string quoted = "'";
@@ -146,7 +141,7 @@ result<void> send_keys(const fs::path& data_dir, const cluster_context& context,
       folder, quote_for_shell(context.cluster_id));
   std::string line = fmt::format("tar -cf - -C {}/keys {} |", folder, files);
   for (const auto& word : where.shell) line += ' ' + quote_for_shell(word);
-  const auto done = run_line(line + ' ' + quote_for_shell(wrapped(script)));
+  const auto done = run_line(line + ' ' + quote_for_shell(wrapped(script)) + " 2>&1");
   if (!done) return fail(done.error());
   if (done->code == 0) return {};
   const auto said = done->said.substr(0, done->said.find_last_not_of('\n') + 1);

@@ -17,6 +17,13 @@
 
 namespace troupe::cli {
 
+struct line_outcome {
+  int code{};  // exit status; 1 when a signal ended it
+  std::string said;
+};
+// Runs a line of sh on this machine to its end. internal when no shell can be started.
+[[nodiscard]] result<line_outcome> run_line(const std::string& line);
+
 // One word of sh, whatever is in it.
 [[nodiscard]] std::string quote_for_shell(const std::string& word);
 
