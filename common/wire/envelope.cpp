@@ -34,7 +34,6 @@ struct field_plan {
 
 // What has to be looked at in messages of one type. Made once: every call of an expert passes here twice.
 struct type_plan {
-  const pb::Descriptor* type{};
   bool has_enum{};  // at any depth
   bool has_oneof{};
   std::vector<field_plan> fields;  // ascending by number
@@ -56,7 +55,7 @@ class type_plans {
     auto& place = known_[type];
     if (place != nullptr) return *place;
     // Until it is known better: a type that contains itself is looked at whole.
-    place = std::make_unique<type_plan>(type_plan{type, true, true, {}});
+    place = std::make_unique<type_plan>(type_plan{true, true, {}});
     auto& plan = *place;
     bool has_enum = false;
     bool has_oneof = type->real_oneof_decl_count() > 0;
@@ -117,9 +116,9 @@ result<void> check_oneofs(std::span<const std::byte> bytes, const type_plan& pla
   while (const std::uint32_t tag = stream.ReadTag()) {
     const auto* found = find(plan, WireFormatLite::GetTagFieldNumber(tag));
     const auto* oneof = found == nullptr ? nullptr : found->field->real_containing_oneof();
+    const trail inside{&here, nullptr, found == nullptr ? nullptr : found->field};
     if (oneof != nullptr) {
       const auto bit = std::uint64_t{1} << oneof->index();
-      const trail inside{&here, nullptr, found->field};
       if ((seen & bit) != 0) {
         return fail(errc::invalid_request, fmt::format("{}: the oneof '{}' is given twice; send one of its fields",
                                                        inside.text(), oneof->name()));
@@ -137,7 +136,6 @@ result<void> check_oneofs(std::span<const std::byte> bytes, const type_plan& pla
     if (!stream.ReadVarint32(&length)) return damaged();
     const auto start = static_cast<std::size_t>(stream.CurrentPosition());
     if (length > bytes.size() - start || !stream.Skip(static_cast<int>(length))) return damaged();
-    const trail inside{&here, nullptr, found->field};
     if (auto checked = check_oneofs(bytes.subspan(start, length), *found->inner, inside); !checked) return checked;
   }
   return {};
