@@ -67,13 +67,23 @@ void describe(proto::Tensor& tensor, dtype type, std::span<const std::uint64_t> 
   tensor.mutable_shape()->Assign(shape.begin(), shape.end());
 }
 
+// Does libzmq take another message, now that it has looked at what its I/O thread told it? A send looks only once in a
+// while (3 million cycles), and until then takes a queue that has long been read for full.
+bool takes_another(void* handle) {
+  int events = 0;
+  std::size_t size = sizeof events;
+  return zmq_getsockopt(handle, ZMQ_EVENTS, &events, &size) == 0 && (events & ZMQ_POLLOUT) != 0;
+}
+
 // Whole message with no wait. libzmq accepts or refuses a message with its first part; when the peer vanishes between
 // two parts the rest must be offered all the same, since libzmq counts on seeing the end before it starts anew.
 int send_parts(void* handle, std::span<frame*> parts) {
   int failure = 0;
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const int more = i + 1 < parts.size() ? ZMQ_SNDMORE : 0;
-    if (zmq_msg_send(parts[i]->handle(), handle, ZMQ_DONTWAIT | more) >= 0) continue;
+    const auto send = [&] { return zmq_msg_send(parts[i]->handle(), handle, ZMQ_DONTWAIT | more) >= 0; };
+    if (send()) continue;
+    if (i == 0 && zmq_errno() == EAGAIN && takes_another(handle) && send()) continue;
     if (failure == 0) failure = zmq_errno();
     if (i == 0) break;
   }

@@ -139,6 +139,34 @@ TEST(framing, reports_a_peer_that_is_not_there) {
   EXPECT_EQ(outgoing_message().send(dealer, run_envelope()).error().code, errc::unavailable);
 }
 
+// libzmq learns that its queue was read only when it looks, which a send does once per millisecond or so.
+TEST(framing, does_not_take_a_queue_for_full_that_has_been_read) {
+  temporary_folder folder;
+  auto ctx = must(context::make());
+  auto router = must(socket::open(ctx, socket_kind::router));
+  must(router.bind(folder.ipc("read")));
+  auto dealer = must(socket::open(ctx, socket_kind::dealer));
+  must(dealer.connect(folder.ipc("read")));
+  ASSERT_TRUE(eventually([&] { return outgoing_message().send(dealer, run_envelope()).has_value(); }));
+  auto hello = receive_within(router);
+  ASSERT_TRUE(hello);
+  const auto peer = hello->routing_id;
+  const deadline until;
+  for (int bursts = 0; bursts < 8; ++bursts) {
+    constexpr int burst = limits::queued_messages_max / 4;
+    for (int i = 0; i < burst; ++i) {
+      must(outgoing_message().send(dealer, run_envelope()));
+      must(outgoing_message().send(router, run_envelope(), peer));
+    }
+    // No wait: it would let libzmq look.
+    for (int at_router = 0, at_dealer = 0; at_router < burst || at_dealer < burst;) {
+      at_router += receive(router) ? 1 : 0;
+      at_dealer += receive(dealer) ? 1 : 0;
+      ASSERT_FALSE(until.passed());
+    }
+  }
+}
+
 // -- malformed input ----------------------------------------------------------------------------------------------
 
 // Sends raw parts, as a hostile or broken peer may.
