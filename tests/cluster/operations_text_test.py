@@ -142,8 +142,10 @@ class Operator:
         return word
 
     def prune(self):
-        """An idle expert, or restore it."""
-        expert = self.random.choice(self.idle)
+        """An idle expert, or restore it. Of a replicated one the number of replicas is still to be taken back."""
+        expert = self.random.choice([expert for expert in self.idle if expert not in self.replicated] or [None])
+        if expert is None:
+            return "prune: nothing is idle"
         word = "restore" if expert in self.pruned else "prune"
         done, refused = self._do("expert", word, expert, refusals=("pinned",))
         if refused:
