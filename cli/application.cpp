@@ -206,9 +206,10 @@ exit_code run_command_line(int argc, const char* const* argv) {
   root.require_subcommand(1);
   add_global_options(root, options);
   verb_registry verbs{root, chosen};
-  for (auto* add : {&add_up_verb, &add_cluster_verbs, &add_doctor_verb, &add_node_verbs, &add_expert_verbs,
-                    &add_placement_verbs, &add_refresh_verbs, &add_operation_verbs, &add_top_verb, &add_model_verbs,
-                    &add_keys_verbs, &add_config_verbs, &add_text_verbs, &add_bench_verbs, &add_simulate_verb}) {
+  for (auto* add :
+       {&add_up_verb, &add_cluster_verbs, &add_doctor_verb, &add_node_verbs, &add_expert_verbs, &add_placement_verbs,
+        &add_refresh_verbs, &add_operation_verbs, &add_top_verb, &add_model_verbs, &add_keys_verbs, &add_config_verbs,
+        &add_text_verbs, &add_bench_verbs, &add_simulate_verb, &add_completion_verbs}) {
     add(verbs);
   }
   name_variables(root);

@@ -62,6 +62,7 @@ class verb_registry {
   CLI::App& verb(CLI::App& parent, const std::string& name, const std::string& help, const std::string& examples,
                  verb_action action);
   CLI::App& verb(const std::string& name, const std::string& help, const std::string& examples, verb_action action);
+  [[nodiscard]] const CLI::App& root() const { return root_; }
 
  private:
   CLI::App& root_;
@@ -82,6 +83,7 @@ void add_operation_verbs(verb_registry& verbs);
 void add_model_verbs(verb_registry& verbs);
 void add_keys_verbs(verb_registry& verbs);
 void add_config_verbs(verb_registry& verbs);
+void add_completion_verbs(verb_registry& verbs);
 void add_text_verbs(verb_registry& verbs);  // generate, chat
 void add_bench_verbs(verb_registry& verbs);
 void add_simulate_verb(verb_registry& verbs);

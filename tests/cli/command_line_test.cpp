@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <vector>
 
 #include "cli/application.hpp"
@@ -24,9 +25,9 @@ struct outcome {
   std::string err;
 };
 
-outcome troupe(std::initializer_list<const char*> arguments) {
+outcome troupe(const std::vector<const char*>& arguments) {
   std::vector<const char*> words{"troupe"};
-  words.insert(words.end(), arguments);
+  words.insert(words.end(), arguments.begin(), arguments.end());
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
   const exit_code code = run_command_line(static_cast<int>(words.size()), words.data());
@@ -54,6 +55,39 @@ TEST_F(command_line, help_shows_examples_before_options) {
   EXPECT_EQ(shown.code, exit_code::ok);
   EXPECT_LT(shown.out.find("Examples:"), shown.out.find("--expert-nodes"));
   EXPECT_THAT(shown.out, HasSubstr("TROUPE_EXPERT_NODES"));
+}
+
+std::vector<std::string> next_words(std::initializer_list<const char*> line) {
+  std::vector<const char*> words{"completion", "words", "--"};
+  words.insert(words.end(), line);
+  const auto shown = troupe(words);
+  EXPECT_EQ(shown.code, exit_code::ok) << shown.err;
+  EXPECT_EQ(shown.err, "");
+  std::istringstream lines{shown.out};
+  std::vector<std::string> next;
+  for (std::string text; std::getline(lines, text);) next.push_back(text.substr(0, text.find('\t')));
+  return next;
+}
+
+TEST_F(command_line, completes_verbs_options_and_values) {
+  using testing::Contains;
+  using testing::ElementsAre;
+  using testing::Not;
+  EXPECT_THAT(next_words({"pl"}), ElementsAre("placement"));
+  EXPECT_THAT(next_words({""}), Contains("completion"));
+  EXPECT_THAT(next_words({"node", ""}), ElementsAre("list", "show", "drain", "undrain", "remove"));
+  EXPECT_THAT(next_words({"completion", ""}), Not(Contains("words"))) << "it is not for typing";
+  EXPECT_THAT(next_words({"up", "--expert"}), ElementsAre("--expert-nodes"));
+  EXPECT_THAT(next_words({"status", "--da"}), ElementsAre("--data-dir")) << "every verb has it";
+  EXPECT_THAT(next_words({"status", "-o", ""}), ElementsAre("table", "json", "yaml", "wide", "name"));
+  EXPECT_THAT(next_words({"status", "--output", "=", "j"}), ElementsAre("json")) << "as bash cuts it";
+  EXPECT_THAT(next_words({"--data-dir", "node", "node", "dr"}), ElementsAre("drain")) << "a value is no verb";
+}
+
+TEST_F(command_line, completes_names_without_a_word_when_no_cluster_runs) {
+  EXPECT_THAT(next_words({"node", "drain", ""}), testing::IsEmpty());
+  EXPECT_THAT(next_words({"expert", "migrate", "0/1", "--to", ""}), testing::IsEmpty());
+  EXPECT_THAT(next_words({"up", "--model", ""}), testing::IsEmpty()) << "the shell knows files";
 }
 
 TEST_F(command_line, unknown_verbs_get_near_misses) {

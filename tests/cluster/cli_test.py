@@ -150,6 +150,24 @@ def test_without_a_coordinator_a_router_answers(start_cluster):
 
 # -- starting and stopping --------------------------------------------------------------------------------------------
 
+COMPLETION = """source <("$1" completion bash)
+COMP_WORDS=("${@:1}") COMP_CWORD=$(($# - 1))
+_troupe
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize("line, expected", [
+    (["node", "drain", "expert-"], ["expert-0", "expert-1", "expert-2"]),
+    (["expert", "migrate", "0/1", "--to", "expert-2"], ["expert-2"]),
+    (["expert", "show", "1/"], [f"1/{expert}" for expert in range(8)]),
+    (["placement", "h"], ["history"])])
+def test_bash_completes_what_the_cluster_knows(mixtral_cluster, line, expected):
+    done = subprocess.run(["bash", "-c", COMPLETION, "bash", str(TROUPE), *line], text=True, capture_output=True, timeout=60,
+                          env={**os.environ, "TROUPE_DATA_DIR": str(mixtral_cluster.data_dir)})
+    assert (done.stdout.split(), done.stderr, done.returncode) == (expected, "", 0)
+
+
 def test_up_again_starts_nothing_and_refuses_another_model(mixtral_cluster):
     before = mixtral_cluster.context()["processes"]
     again = mixtral_cluster.up()
