@@ -245,6 +245,9 @@ std::string obstacle(const cluster_state& state, const operation_record& operati
     if (at == state.nodes.end() || at->second.removed) return fmt::format("{} was removed", operation.node.value);
     const auto& target = at->second;
     if (target.is_draining()) return fmt::format("{} is being drained", operation.node.value);
+    // It served when the operation began.
+    if (std::holds_alternative<node_joining>(target.life))
+      return fmt::format("{} was lost meanwhile and is joining again", operation.node.value);
     if (!is_serving(target))
       return fmt::format("{} is {}", operation.node.value, troupe::to_string(shown_state(target)));
     if (fails_on(target, expert->id))

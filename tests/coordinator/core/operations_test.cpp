@@ -214,6 +214,21 @@ TEST(operations, one_whose_target_is_lost_is_rolled_back) {
   EXPECT_TRUE(has_event(h, "operation_failed"));
 }
 
+TEST(operations, one_whose_target_comes_back_as_another_process_is_rolled_back) {
+  auto h = three_nodes(3);
+  auto from = places(h, 0);
+  auto to = elsewhere(h, 0);
+  ASSERT_TRUE(h.command(migrate_expert{expert(0), {to}, std::nullopt, false}));
+  h.stop_beating(to);
+  h.pass(limits::heartbeat_suspect_after + 50ms);  // until then another process under this name is refused
+  h.join(to, 2, 3);
+  h.pass(50ms);
+  EXPECT_EQ(newest(h).state, operation_state::rolled_back);
+  EXPECT_EQ(newest(h).reason, to + " was lost meanwhile and is joining again");
+  h.converge();
+  EXPECT_EQ(places(h, 0), from);
+}
+
 TEST(operations, one_whose_target_cannot_load_is_rolled_back) {
   auto h = three_nodes(3);
   auto from = places(h, 0);
