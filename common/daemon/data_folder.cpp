@@ -8,9 +8,13 @@
 
 #include <array>
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <iterator>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 namespace troupe::daemon {
@@ -18,7 +22,12 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using std::chrono::steady_clock;
+
 constexpr mode_t private_mode = S_IRWXU;
+// How long a new process waits for one that is ending, and how often it looks.
+constexpr std::chrono::seconds ending_process_max{5};
+constexpr std::chrono::milliseconds look_interval{10};
 
 std::string environment(const char* name) {
   const char* value = std::getenv(name);
@@ -31,6 +40,15 @@ std::string holder_of(int descriptor) {
   const auto got = ::pread(descriptor, text.data(), text.size() - 1, 0);
   const std::string pid(text.data(), got > 0 ? static_cast<std::size_t>(got) : 0);
   return pid.empty() ? std::string("unknown") : pid.substr(0, pid.find('\n'));
+}
+
+// Its first thread has gone. The others, and with them its locks, follow when they get a processor: on a busy machine
+// that is long after the process looks dead to whoever starts it anew.
+bool is_ending(const std::string& pid) {
+  std::ifstream file("/proc/" + pid + "/stat");
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  const auto name_end = text.rfind(") ");
+  return name_end == std::string::npos || text.find_first_of("ZX", name_end) == name_end + 2;
 }
 
 }  // namespace
@@ -79,12 +97,17 @@ result<instance_lock> instance_lock::take(const fs::path& file) {
     return fail(errc::permission_denied,
                 fmt::format("cannot open the lock {} as uid {}: {}", file.string(), ::geteuid(), std::strerror(errno)));
   }
-  if (::flock(lock.descriptor_, LOCK_EX | LOCK_NB) != 0) {
+  const auto give_up = steady_clock::now() + ending_process_max;
+  while (::flock(lock.descriptor_, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) {
       return fail(errc::internal, fmt::format("cannot lock {}: {}", file.string(), std::strerror(errno)));
     }
-    return fail(errc::conflict, fmt::format("already running, pid {} (it holds {}); stop it first",
-                                            holder_of(lock.descriptor_), file.string()));
+    const auto holder = holder_of(lock.descriptor_);
+    if (!is_ending(holder) || steady_clock::now() >= give_up) {
+      return fail(errc::conflict,
+                  fmt::format("already running, pid {} (it holds {}); stop it first", holder, file.string()));
+    }
+    std::this_thread::sleep_for(look_interval);
   }
   const auto pid = fmt::format("{}\n", ::getpid());
   if (::ftruncate(lock.descriptor_, 0) != 0 ||

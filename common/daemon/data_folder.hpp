@@ -18,7 +18,7 @@ namespace troupe::daemon {
 // Held until destroyed, or until the process ends in whatever way (faults.md D8).
 class instance_lock {
  public:
-  // conflict: "... already running, pid N".
+  // conflict: "... already running, pid N". Waits, for seconds at most, for a process that is ending.
   [[nodiscard]] static result<instance_lock> take(const std::filesystem::path& file);
   instance_lock(instance_lock&& other) noexcept;
   instance_lock& operator=(instance_lock&&) = delete;

@@ -4,12 +4,14 @@
 #include <spdlog/spdlog.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -200,6 +202,49 @@ TEST_F(daemon_test, lock_D8_keeps_a_second_process_out_and_names_the_first) {
     EXPECT_EQ(exit_code(in_child(second)), 7);
   }
   EXPECT_EQ(exit_code(in_child(second)), 0) << "free once its holder is gone";
+}
+
+// Takes the lock, says so, and loses its first thread; another one holds on until `held` is closed.
+[[noreturn]] void hold_without_first_thread(const std::filesystem::path& file, int held) {
+  static auto lock = instance_lock::take(file);
+  std::thread([held] {
+    char byte = 0;
+    while (::read(held, &byte, 1) > 0) {
+    }
+    ::_exit(lock ? 0 : 1);
+  }).detach();
+  ::syscall(SYS_exit, 0);
+  std::abort();
+}
+
+TEST_F(daemon_test, lock_D8_waits_for_a_process_that_is_ending) {
+  const auto file = folder_ / "lock";
+  int held[2];
+  ASSERT_EQ(::pipe(held), 0);
+  const auto holder = ::fork();
+  if (holder == 0) {
+    ::close(held[1]);
+    hold_without_first_thread(file, held[0]);
+  }
+  ::close(held[0]);
+  const auto state_of_holder = [&] {
+    std::ifstream stat(fmt::format("/proc/{}/stat", holder));
+    std::string text;
+    std::getline(stat, text);
+    return text.substr(text.rfind(')') + 2, 1);
+  };
+  while (state_of_holder() != "Z") std::this_thread::sleep_for(1ms);
+  std::atomic<bool> is_taken{false};
+  std::thread successor([&] {
+    auto lock = instance_lock::take(file);
+    EXPECT_TRUE(lock) << lock.error().message;
+    is_taken = true;
+  });
+  std::this_thread::sleep_for(50ms);
+  EXPECT_FALSE(is_taken) << "another thread of the holder is still there";
+  ::close(held[1]);
+  successor.join();
+  ::waitpid(holder, nullptr, 0);
 }
 
 // -- signals ------------------------------------------------------------------------------------------------------
