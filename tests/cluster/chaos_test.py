@@ -51,7 +51,6 @@ class Nemesis:
 
 def test_mixed_load_with_random_faults(random_model, start_cluster, request):
     seconds, seed = request.config.getoption("--soak-seconds"), request.config.getoption("--seed")
-    shared_memory = set(os.listdir("/dev/shm"))
     cluster = start_cluster(random_model.folder, expert_nodes=3, replication=2, dtype="f32")
     nemesis = Nemesis(cluster, seed)
     end = time.monotonic() + seconds
@@ -69,7 +68,8 @@ def test_mixed_load_with_random_faults(random_model, start_cluster, request):
     assert load.tally.failures == [], f"seed {seed}: {nemesis.history}"
     print(f"\n{load.tally.rows} rows in {load.tally.answers} answers, slowest {load.tally.slowest:.1f} s; {nemesis.history}")
     assert cluster.status()["unroutable_experts"] == 0
-    run_dir = cluster.context()["run_dir"]
+    run_dir, cluster_id = cluster.context()["run_dir"], cluster.ready["cluster_id"].replace("-", "")
     assert cluster.run("down").returncode == 0
     assert [name for name in os.listdir(run_dir) if name.endswith(".ipc")] == []
-    assert {n for n in os.listdir("/dev/shm") if "troupe" in n} <= shared_memory, "shared memory is left behind"
+    own = [name for name in os.listdir("/dev/shm") if name.startswith(f"troupe-{cluster_id}-")]
+    assert own == [], "shared memory is left behind"
