@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -204,7 +205,7 @@ TEST_F(daemon_test, lock_D8_keeps_a_second_process_out_and_names_the_first) {
   EXPECT_EQ(exit_code(in_child(second)), 0) << "free once its holder is gone";
 }
 
-// Takes the lock, says so, and loses its first thread; another one holds on until `held` is closed.
+// Takes the lock and loses its first thread; another one holds on until the far end of `held` is closed.
 [[noreturn]] void hold_without_first_thread(const std::filesystem::path& file, int held) {
   static auto lock = instance_lock::take(file);
   std::thread([held] {
@@ -215,6 +216,24 @@ TEST_F(daemon_test, lock_D8_keeps_a_second_process_out_and_names_the_first) {
   }).detach();
   ::syscall(SYS_exit, 0);
   std::abort();
+}
+
+// False: it did not hold within seconds.
+bool comes_true(const std::function<bool()>& condition) {
+  const auto end = std::chrono::steady_clock::now() + 10s;
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() >= end) return false;
+    std::this_thread::yield();
+  }
+  return true;
+}
+
+bool has_open(const std::filesystem::path& file) {
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    std::error_code gone;
+    if (std::filesystem::read_symlink(entry, gone) == file) return true;
+  }
+  return false;
 }
 
 TEST_F(daemon_test, lock_D8_waits_for_a_process_that_is_ending) {
@@ -233,14 +252,14 @@ TEST_F(daemon_test, lock_D8_waits_for_a_process_that_is_ending) {
     std::getline(stat, text);
     return text.substr(text.rfind(')') + 2, 1);
   };
-  while (state_of_holder() != "Z") std::this_thread::sleep_for(1ms);
+  ASSERT_TRUE(comes_true([&] { return state_of_holder() == "Z"; }));
   std::atomic<bool> is_taken{false};
   std::thread successor([&] {
     auto lock = instance_lock::take(file);
     EXPECT_TRUE(lock) << lock.error().message;
     is_taken = true;
   });
-  std::this_thread::sleep_for(50ms);
+  EXPECT_TRUE(comes_true([&] { return has_open(file); })) << "it does not wait";
   EXPECT_FALSE(is_taken) << "another thread of the holder is still there";
   ::close(held[1]);
   successor.join();
